@@ -1,0 +1,93 @@
+package policy
+
+import (
+	"fmt"
+	"testing"
+)
+
+// many is a set of n ALLOW rules of one destination, each with its caller, method and path,
+// beside a few DENY rules; the last rule is the one that matches.
+func many(n int) (*Program, Conn, *Request) {
+	p := allow()
+	for i := range n {
+		p.Rules = append(p.Rules, one(
+			Source{Principals: []string{fmt.Sprintf("prod.example/ns/shop/sa/w%d", i%1024), "prod.example/ns/ops/*"}},
+			Operation{Methods: []string{"GET", "HEAD"}, Paths: []string{fmt.Sprintf("/v1/r%d/{*}", i)}, Hosts: []string{"API.shop"}}))
+	}
+	d := deny(paths("/admin*", "/v1/{**}/export"), to(Operation{NotMethods: []string{"GET", "POST"}, Hosts: []string{"*.shop"}}), namespaces("evil"))
+	compiled, _ := Compile(Set{TrustDomain: "prod.example", Policies: []Policy{p, d}})
+	a := asked{id: as(fmt.Sprintf("shop/w%d", (n-1)%1024)), host: "api.SHOP", path: fmt.Sprintf("/v1/r%d/a%%2Fb;x", n-1)}
+	return compiled.For(shopAPI), a.conn(), a.request()
+}
+
+// A decision never allocates, whatever answers it.
+func TestDecideDoesNotAllocate(t *testing.T) {
+	p, c, q := many(100)
+	anonymous := c
+	anonymous.Peer = nil
+	for _, c := range []struct {
+		conn Conn
+		q    *Request
+		want string
+	}{
+		{c, q, ReasonAllowRule},
+		{c, &Request{Method: "GET", Host: "api.shop:80", Path: "/x/admin", Wide: "/admin"}, ReasonDenyRule},
+		{anonymous, q, ReasonNoRule},
+		{Conn{Port: 5432}, nil, ReasonDenyRule},
+	} {
+		b := p.Bind(c.conn)
+		if v := b.Decide(c.q); v.Reason != c.want {
+			t.Errorf("got %+v, want %s", v, c.want)
+		}
+		if n := testing.AllocsPerRun(100, func() { b.Decide(c.q) }); n != 0 {
+			t.Errorf("%s: %v allocations a decision", c.want, n)
+		}
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{10, 100, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p, c, q := many(n)
+			bound := p.Bind(c)
+			b.ReportAllocs()
+			for b.Loop() {
+				bound.Decide(q)
+			}
+		})
+	}
+}
+
+func BenchmarkBind(b *testing.B) {
+	for _, n := range []int{10, 100, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p, c, _ := many(n)
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Bind(c)
+			}
+		})
+	}
+}
+
+func BenchmarkCompile(b *testing.B) {
+	set := Set{TrustDomain: "prod.example", Policies: []Policy{allow()}}
+	for i := range 10_000 {
+		set.Policies[0].Rules = append(set.Policies[0].Rules, one(
+			Source{Principals: []string{fmt.Sprintf("prod.example/ns/shop/sa/w%d", i%1024)}},
+			Operation{Methods: []string{"GET"}, Paths: []string{fmt.Sprintf("/v1/r%d/{*}", i)}}))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		Compile(set)
+	}
+}
+
+func BenchmarkExplain(b *testing.B) {
+	p, c, _ := many(1000)
+	q := &Request{Method: "PATCH", Host: "api", Path: "/v1"}
+	b.ReportAllocs()
+	for b.Loop() {
+		p.Explain(c, q)
+	}
+}
