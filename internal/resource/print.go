@@ -1,0 +1,210 @@
+package resource
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+
+	"countersign.dev/internal/policy"
+)
+
+// JSONWith is an object as get -o json shows it: as stored, with the time it was made and
+// its version (cli.md 10.6). Either is left out when zero.
+func JSONWith(o Object, created time.Time, resourceVersion string) ([]byte, error) {
+	v, err := shown(o, created, resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := writeJSON(&b, v, false); err != nil {
+		return nil, fmt.Errorf("printing %s: %w", o.ID(), err)
+	}
+	return b.Bytes(), nil
+}
+
+// YAML is an object as get -o yaml shows it; apply takes it back unchanged.
+func YAML(o Object, created time.Time, resourceVersion string) ([]byte, error) {
+	v, err := shown(o, created, resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	enc.CompactSeqIndent()
+	if err := enc.Encode(node(v)); err != nil {
+		return nil, fmt.Errorf("printing %s: %w", o.ID(), err)
+	}
+	if err := enc.Close(); err != nil {
+		return nil, fmt.Errorf("printing %s: %w", o.ID(), err)
+	}
+	return b.Bytes(), nil
+}
+
+func shown(o Object, created time.Time, resourceVersion string) (any, error) {
+	v, err := parseOrdered(o.JSON)
+	if err != nil {
+		return nil, fmt.Errorf("printing %s: %w", o.ID(), err)
+	}
+	top, _ := v.(ordered)
+	for i, p := range top {
+		meta, ok := p.value.(ordered)
+		if p.key != "metadata" || !ok {
+			continue
+		}
+		if !created.IsZero() {
+			meta = append(meta, pair{"creationTimestamp", created.UTC().Format(time.RFC3339)})
+		}
+		if resourceVersion != "" {
+			meta = append(meta, pair{"resourceVersion", resourceVersion})
+		}
+		top[i].value = meta
+	}
+	return v, nil
+}
+
+// node makes a YAML node in block style, lists of a few words in a line of their own.
+func node(v any) *yaml.Node {
+	switch v := v.(type) {
+	case ordered:
+		n := &yaml.Node{Kind: yaml.MappingNode}
+		for _, p := range v {
+			n.Content = append(n.Content, node(p.key), node(p.value))
+		}
+		return n
+	case []any:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, item := range v {
+			n.Content = append(n.Content, node(item))
+		}
+		if width(v) <= 72 {
+			n.Style = yaml.FlowStyle
+			inQuotes(n)
+		}
+		return n
+	case string:
+		n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}
+		if !plain(v) {
+			n.Style = yaml.DoubleQuotedStyle
+		}
+		return n
+	case nil:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
+	}
+	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v)}
+}
+
+// width is the length of a list of texts, or of lists of texts; of any other it is too much.
+func width(items []any) int {
+	total := 0
+	for _, item := range items {
+		switch item := item.(type) {
+		case string:
+			total += len(item) + 4
+		case []any:
+			total += width(item) + 4
+		default:
+			return 1 << 20
+		}
+	}
+	return total
+}
+
+func inQuotes(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		inQuotes(c)
+	}
+}
+
+var plainText = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._/-]*$`)
+
+// plain reports whether a text stays text without quotes, in YAML 1.1 as in 1.2.
+func plain(s string) bool {
+	switch strings.ToLower(s) {
+	case "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf":
+		return false
+	}
+	return plainText.MatchString(s)
+}
+
+// Columns are the heads of Row, between NAME and AGE of a table of get.
+func Columns(kind string) []string {
+	switch kind {
+	case "AuthorizationPolicy":
+		return []string{"ACTION", "SELECTS", "SAYS"}
+	case "PeerAuthentication":
+		return []string{"MODE", "SELECTS"}
+	case "Workload":
+		return []string{"SERVICE ACCOUNT", "SELECTORS", "NODES"}
+	}
+	return nil
+}
+
+// Row is one object under Columns; empty if it cannot be read.
+func Row(o Object, rootNamespace, trustDomain string) []string {
+	switch o.Kind {
+	case "AuthorizationPolicy":
+		if p, err := Policy(o); err == nil {
+			return []string{string(p.Action), selects(o, p.Selector, rootNamespace), policy.SayIn(p, trustDomain)}
+		}
+	case "PeerAuthentication":
+		if p, err := PeerAuthentication(o, 0); err == nil {
+			return []string{modes(p), selects(o, p.Selector, rootNamespace)}
+		}
+	case "Workload":
+		if e, err := Entry(o, 0, 0); err == nil {
+			nodes := "any"
+			if !e.AnyNode {
+				nodes = sets(e.Nodes)
+			}
+			return []string{e.ServiceAccount, sets(e.Sets), nodes}
+		}
+	}
+	return make([]string, len(Columns(o.Kind)))
+}
+
+func selects(o Object, labels map[string]string, rootNamespace string) string {
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, key+"="+labels[key])
+	}
+	switch {
+	case len(out) > 0:
+		return strings.Join(out, ",")
+	case o.Namespace == rootNamespace:
+		return "all"
+	}
+	return "its namespace"
+}
+
+func modes(p policy.PeerAuthentication) string {
+	name := func(m policy.Mode) string {
+		if m == policy.Unset {
+			return "UNSET"
+		}
+		return string(m)
+	}
+	out := name(p.Mode)
+	for _, port := range slices.Sorted(maps.Keys(p.Ports)) {
+		out += ", " + strconv.Itoa(int(port)) + " " + name(p.Ports[port])
+	}
+	return out
+}
+
+func sets(sets [][]string) string {
+	var out []string
+	for _, set := range sets {
+		out = append(out, strings.Join(set, ","))
+	}
+	return strings.Join(out, " or ")
+}
