@@ -1,0 +1,295 @@
+// Package snapshot is all that one node must know, as one immutable versioned value, and
+// the differences between two such values.
+//
+// Its words: the World is everything the control plane holds at one revision; a Node is the
+// part of it that one node may know; a resource is one named piece of a Node, the unit that
+// travels; a Frame carries a node from one complete revision to another.
+//
+// Its promise: Of(world, node) is a pure function, a Frame either applies whole or not at
+// all, and nothing between two revisions is ever visible.
+package snapshot
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"countersign.dev/internal/entry"
+	"countersign.dev/internal/policy"
+)
+
+// Mesh holds the settings that count for everybody.
+type Mesh struct {
+	TrustDomain    string        `json:"trustDomain"`
+	RootNamespace  string        `json:"rootNamespace"`
+	SVIDTTL        time.Duration `json:"svidTTL"`
+	AllowAny       bool          `json:"allowAny,omitempty"` // outboundTrafficPolicy ALLOW_ANY
+	PolicyRevision string        `json:"policyRevision"`     // 64 hex digits, policy-engine.md 9
+}
+
+// Port is one port of a service.
+type Port struct {
+	Number   uint16 `json:"number"`
+	Target   uint16 `json:"target"`
+	Protocol string `json:"protocol"` // http, http2, grpc
+}
+
+// Service is a name others call (registry.md 9.1).
+type Service struct {
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Ports     []Port   `json:"ports,omitempty"`
+	Owners    []string `json:"owners,omitempty"` // SPIFFE IDs that may serve it; empty: R1 and R2 decide
+}
+
+// Instance is one running copy of a workload (registry.md 9.3).
+type Instance struct {
+	ID       string   `json:"id"`
+	Node     string   `json:"node"`
+	Owner    string   `json:"owner"`    // SPIFFE ID, from the node's proof, never from a request's words
+	Services []string `json:"services"` // "ns/name"
+	Address  string   `json:"address"`  // host:port of its node's inbound listener
+	Ports    []Port   `json:"ports,omitempty"`
+	State    string   `json:"state"` // starting, ready, unready, draining
+	Since    int64    `json:"since"` // Unix seconds
+}
+
+// States of an instance (registry.md 11.1).
+const (
+	Starting = "starting"
+	Ready    = "ready"
+	Unready  = "unready"
+	Draining = "draining"
+)
+
+// World is everything the control plane holds at one revision. It is immutable.
+type World struct {
+	Revision  int64
+	Epoch     string
+	Mesh      Mesh
+	Entries   []entry.Entry               // sorted by namespace, name
+	Policies  []policy.Policy             // sorted by namespace, name
+	PeerAuth  []policy.PeerAuthentication // sorted by namespace, name
+	Bundles   map[string][]byte           // trust domain → SPIFFE bundle JSON
+	Services  []Service                   // sorted by namespace, name
+	Instances []Instance                  // sorted by node, id
+	Nodes     map[string][]string         // node → its selectors, "node:name:…" first
+	Secrets   map[string][]byte           // kind → value, opened
+}
+
+// Node is what one node must know, and no more.
+type Node struct {
+	Name      string
+	Revision  int64
+	Epoch     string
+	Mesh      Mesh
+	Selectors []string // of this node
+	Entries   []entry.Entry
+	Set       policy.Set
+	Bundles   map[string][]byte
+	Services  map[string]Service // by "ns/name"
+	Instances map[string]Instance
+	Secrets   map[string][]byte
+}
+
+// Resources are the named pieces of what a node must know: name → content (JSON).
+// Equal content means equal bytes, so that a difference is a comparison.
+type Resources map[string][]byte
+
+type nodeRecord struct {
+	Selectors []string      `json:"selectors"`
+	Entries   []entry.Entry `json:"entries,omitempty"`
+}
+
+type policies struct {
+	Policies []policy.Policy             `json:"policies,omitempty"`
+	PeerAuth []policy.PeerAuthentication `json:"peerAuth,omitempty"`
+}
+
+// Of gives the resources that node may know of w. It is a pure function.
+func Of(w *World, node string) (Resources, error) {
+	r := Resources{}
+	put := func(name string, v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encoding resource %q: %w", name, err)
+		}
+		r[name] = b
+		return nil
+	}
+	if err := put("mesh", w.Mesh); err != nil {
+		return nil, err
+	}
+	selectors := w.Nodes[node]
+	own := nodeRecord{Selectors: selectors}
+	for _, e := range w.Entries {
+		if entry.Admits(e, selectors) {
+			own.Entries = append(own.Entries, e)
+		}
+	}
+	if err := put("node/"+node, own); err != nil {
+		return nil, err
+	}
+	byNS := map[string]*policies{}
+	in := func(ns string) *policies {
+		if byNS[ns] == nil {
+			byNS[ns] = &policies{}
+		}
+		return byNS[ns]
+	}
+	for _, p := range w.Policies {
+		in(p.Namespace).Policies = append(in(p.Namespace).Policies, p)
+	}
+	for _, p := range w.PeerAuth {
+		in(p.Namespace).PeerAuth = append(in(p.Namespace).PeerAuth, p)
+	}
+	for ns, set := range byNS {
+		if err := put("policies/"+ns, set); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range w.Services {
+		if err := put("service/"+s.Namespace+"/"+s.Name, s); err != nil {
+			return nil, err
+		}
+	}
+	for _, i := range w.Instances {
+		if err := put("instance/"+i.Node+"/"+i.ID, i); err != nil {
+			return nil, err
+		}
+	}
+	for td, b := range w.Bundles {
+		r["bundle/"+td] = b
+	}
+	for kind, b := range w.Secrets {
+		if err := put("secret/"+kind, b); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Frame carries a node from revision From to revision To. From 0 means "this is all of it".
+type Frame struct {
+	Epoch    string
+	From, To int64
+	Put      Resources
+	Removed  []string
+}
+
+// Diff is the frame from one set of resources to another.
+func Diff(epoch string, from, to int64, old, now Resources) Frame {
+	f := Frame{Epoch: epoch, From: from, To: to, Put: Resources{}}
+	for name, b := range now {
+		if was, ok := old[name]; !ok || string(was) != string(b) {
+			f.Put[name] = b
+		}
+	}
+	for name := range old {
+		if _, ok := now[name]; !ok {
+			f.Removed = append(f.Removed, name)
+		}
+	}
+	slices.Sort(f.Removed)
+	return f
+}
+
+// Empty reports whether the frame changes nothing but the revision.
+func (f Frame) Empty() bool { return len(f.Put) == 0 && len(f.Removed) == 0 }
+
+// Apply gives the resources after f; old is not changed. A frame that does not start where
+// the node stands is refused: nothing between two revisions may be enforced.
+func (f Frame) Apply(old Resources, revision int64) (Resources, error) {
+	if f.From == 0 {
+		return maps.Clone(f.Put), nil
+	}
+	if f.From != revision {
+		return nil, fmt.Errorf("frame starts at revision %d, this node holds %d", f.From, revision)
+	}
+	if f.To < f.From {
+		return nil, fmt.Errorf("frame goes back from revision %d to %d", f.From, f.To)
+	}
+	now := maps.Clone(old)
+	if now == nil {
+		now = Resources{}
+	}
+	for _, name := range f.Removed {
+		delete(now, name)
+	}
+	maps.Copy(now, f.Put)
+	return now, nil
+}
+
+// Decode turns the resources a node holds into its snapshot. Unknown kinds of resource are
+// an error: a node that does not understand a rule must not pretend to enforce it.
+func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
+	n := &Node{
+		Name: name, Revision: revision, Epoch: epoch,
+		Bundles: map[string][]byte{}, Services: map[string]Service{},
+		Instances: map[string]Instance{}, Secrets: map[string][]byte{},
+	}
+	for _, key := range slices.Sorted(maps.Keys(r)) {
+		if err := n.take(key, r[key]); err != nil {
+			return nil, fmt.Errorf("reading resource %q: %w", key, err)
+		}
+	}
+	if n.Mesh.TrustDomain == "" {
+		return nil, fmt.Errorf("reading resources at revision %d: no mesh settings", revision)
+	}
+	n.Set.TrustDomain, n.Set.RootNamespace = n.Mesh.TrustDomain, n.Mesh.RootNamespace
+	n.Set.DefaultMode = policy.Strict
+	if err := decodeHex(n.Set.Revision[:], n.Mesh.PolicyRevision); err != nil {
+		return nil, fmt.Errorf("reading the policy revision: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Node) take(key string, b []byte) error {
+	kind, rest, _ := strings.Cut(key, "/")
+	switch kind {
+	case "mesh":
+		return json.Unmarshal(b, &n.Mesh)
+	case "node":
+		if rest != n.Name {
+			return fmt.Errorf("it is of another node than %q", n.Name)
+		}
+		var own nodeRecord
+		if err := json.Unmarshal(b, &own); err != nil {
+			return err
+		}
+		n.Selectors, n.Entries = own.Selectors, own.Entries
+	case "policies":
+		var set policies
+		if err := json.Unmarshal(b, &set); err != nil {
+			return err
+		}
+		n.Set.Policies = append(n.Set.Policies, set.Policies...)
+		n.Set.PeerAuth = append(n.Set.PeerAuth, set.PeerAuth...)
+	case "service":
+		var s Service
+		if err := json.Unmarshal(b, &s); err != nil {
+			return err
+		}
+		n.Services[rest] = s
+	case "instance":
+		var i Instance
+		if err := json.Unmarshal(b, &i); err != nil {
+			return err
+		}
+		n.Instances[rest] = i
+	case "bundle":
+		n.Bundles[rest] = b
+	case "secret":
+		var v []byte
+		if err := json.Unmarshal(b, &v); err != nil {
+			return err
+		}
+		n.Secrets[rest] = v
+	default:
+		return fmt.Errorf("unknown kind %q", kind)
+	}
+	return nil
+}
