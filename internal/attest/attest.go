@@ -53,8 +53,8 @@ func (f Facts) Same(g Facts) bool {
 
 // Socket is what the kernel says of one TCP socket of this machine.
 type Socket struct {
-	UID   uint32 // of the process that made or accepted it; says nothing while Inode is 0
-	Inode uint64 // 0: no process holds it (not accepted yet, or closed)
-	Found bool
-	Held  bool // its handshake is not over: the kernel waits for data (TCP_DEFER_ACCEPT)
+	UID    uint32 // of the process that made or accepted it; says nothing while Inode is 0
+	Inode  uint64 // 0: no process holds it (not accepted yet, or closed)
+	Found  bool
+	Queued bool // no process has it yet: it waits in a listener's queue, or its handshake does
 }

@@ -61,80 +61,61 @@ func client(c *net.TCPConn) (Socket, error) {
 	return s, nil
 }
 
-// Acceptance says how far a program has taken a connection that we dialled.
-type Acceptance int
-
-const (
-	Pending  Acceptance = iota // it waits in the listener's queue
-	Deferred                   // the kernel keeps it back until data comes (TCP_DEFER_ACCEPT)
-	Taken                      // a process of the run has accepted it
-)
-
-// Port proves a connection that we dialled to the program's port: the accepted socket and the
-// listener must each be the run's. While nobody has accepted, the listener alone decides, and
-// the connection is proven only as Taken: Port is asked again before anything is sent, or,
-// where that cannot be waited for, Answered before a byte of the answer is believed
-// (sec-unaccepted-port).
-func (r Run) Port(c *net.TCPConn) (Acceptance, error) {
-	port, err := remote(c)
-	if err != nil {
-		return Pending, err
-	}
-	accepted, err := PeerSocket(c)
-	if err != nil {
-		return Pending, fmt.Errorf("port %s: accepted socket: %w", port, err)
-	}
-	state := Pending
-	switch {
-	case accepted.Found && accepted.Inode != 0:
-		if err := r.ownsPort(accepted); err != nil {
-			return Pending, fmt.Errorf("port %s: accepted socket: %w", port, err)
-		}
-		state = Taken
-	case accepted.Held:
-		state = Deferred
-	}
-	listener, err := ListenSocket(port)
-	if err != nil {
-		return Pending, fmt.Errorf("port %s: listener: %w", port, err)
-	}
-	switch {
-	case listener.Found && listener.Inode != 0:
-		if err := r.ownsPort(listener); err != nil {
-			return Pending, fmt.Errorf("port %s: listener: %w", port, err)
-		}
-	case state != Taken:
-		return Pending, fmt.Errorf("port %s: nothing listens there any more: %w", port, ErrGone)
-	default:
-		// A program that takes one connection and closes its listener: who accepted is proven.
-	}
-	return state, established(c)
-}
-
-// Answered proves who sent the answer on a connection that Port left open. A program may have
-// closed its end by now: then no process holds the socket, and only its uid can still tell
-// (kernels before 6.17 say 0 of such a socket, so that of root it tells nothing).
-func (r Run) Answered(c *net.TCPConn) error {
+// Port proves a connection that we dialled to the program's port: whoever answers on it is of
+// the run. An accepted socket tells by its owner. One that nobody has accepted yet lies in a
+// listener's queue, and only who holds that listener can take it out: the listener that the
+// kernel would choose now must be the run's, and the connection must still be in the queue
+// afterwards. Otherwise somebody could accept it and close a more specific listener between
+// the two looks (sec-unaccepted-port); a listener that closes resets what is in its queue.
+// So nothing needs to be asked once the answer comes, when a program that answers and
+// closes at once has left no trace of itself.
+func (r Run) Port(c *net.TCPConn) error {
 	port, err := remote(c)
 	if err != nil {
 		return err
 	}
-	s, err := PeerSocket(c)
+	accepted, err := PeerSocket(c)
 	if err != nil {
 		return fmt.Errorf("port %s: accepted socket: %w", port, err)
 	}
-	switch {
-	case s.Found && s.Inode != 0:
-		if err := r.ownsPort(s); err != nil {
+	taken := accepted.Found && !accepted.Queued
+	if taken {
+		if err := r.ownsPort(accepted); err != nil {
 			return fmt.Errorf("port %s: accepted socket: %w", port, err)
 		}
-	case !s.Found || s.UID != r.UID || r.UID == 0:
-		return fmt.Errorf("port %s: connection was closed before its holder was proven: %w", port, ErrGone)
 	}
-	if !open(c) {
-		return fmt.Errorf("connection with %s: %w", c.RemoteAddr(), ErrGone)
+	listener, err := ListenSocket(port)
+	if err != nil {
+		return fmt.Errorf("port %s: listener: %w", port, err)
 	}
-	return nil
+	switch {
+	case listener.Found && listener.Inode != 0:
+		if err := r.ownsPort(listener); err != nil {
+			return fmt.Errorf("port %s: listener: %w", port, err)
+		}
+	case !taken:
+		return fmt.Errorf("port %s: nothing listens there any more: %w", port, ErrGone)
+	default:
+		// A program that takes one connection and closes its listener: who accepted is proven.
+	}
+	if !taken {
+		if err := r.stillQueued(c); err != nil {
+			return fmt.Errorf("port %s: accepted socket: %w", port, err)
+		}
+	}
+	return established(c)
+}
+
+// stillQueued is the second look: in the queue as before, or taken out of it by the run.
+func (r Run) stillQueued(c *net.TCPConn) error {
+	s, err := PeerSocket(c)
+	if err != nil {
+		return err
+	}
+	if s.Found && s.Queued {
+		return nil
+	}
+	return r.ownsPort(s)
 }
 
 // owns reports whether a socket that somebody holds is the run's, by uid or by holder.
@@ -147,6 +128,9 @@ func (r Run) owns(s Socket) (bool, error) {
 
 // ownsPort is owns for the program's port, whose foreign holder is named in the alarm.
 func (r Run) ownsPort(s Socket) error {
+	if !s.Found || s.Inode == 0 {
+		return fmt.Errorf("closed by whoever held it: %w", ErrGone)
+	}
 	owns, err := r.owns(s)
 	if err != nil {
 		return err

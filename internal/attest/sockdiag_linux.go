@@ -17,7 +17,6 @@ import (
 const (
 	tcpEstablished = 1
 	tcpSynRecv     = 3
-	tcpCloseWait   = 8 // the other side has ended its direction
 	tcpListen      = 10
 )
 
@@ -143,7 +142,9 @@ func PeerSocket(c *net.TCPConn) (Socket, error) {
 	if a.state == tcpListen || a.local != unmapped(theirs) || a.remote != unmapped(ours) {
 		return Socket{}, nil
 	}
-	return Socket{UID: a.uid, Inode: uint64(a.inode), Found: true, Held: a.state == tcpSynRecv}, nil
+	// What was closed has no inode either, but is in none of these states any more.
+	queued := a.inode == 0 && (a.state == tcpEstablished || a.state == tcpSynRecv)
+	return Socket{UID: a.uid, Inode: uint64(a.inode), Found: true, Queued: queued}, nil
 }
 
 func ends(c *net.TCPConn) (ours, theirs netip.AddrPort, err error) {
@@ -192,27 +193,15 @@ func deviceOf(addr netip.Addr) (uint32, error) {
 }
 
 // Established reports whether our end of c is in the state ESTABLISHED (TCP_INFO).
-func Established(c *net.TCPConn) bool { return stateOf(c) == tcpEstablished }
-
-// open reports whether our end still has its place in the kernel's tables: nobody else can
-// have taken the addresses of this connection.
-func open(c *net.TCPConn) bool {
-	s := stateOf(c)
-	return s == tcpEstablished || s == tcpCloseWait
-}
-
-func stateOf(c *net.TCPConn) (state uint8) {
+func Established(c *net.TCPConn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0
+		return false
 	}
+	ok := false
 	err = raw.Control(func(fd uintptr) {
-		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			state = i.State
-		}
+		i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		ok = err == nil && i.State == tcpEstablished
 	})
-	if err != nil {
-		return 0
-	}
-	return state
+	return err == nil && ok
 }

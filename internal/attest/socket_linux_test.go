@@ -203,54 +203,53 @@ func TestRun(t *testing.T) {
 	t.Run("port of the run", func(t *testing.T) {
 		c := dialTCP(t, run.do("listen 127.0.0.1:0"))
 		for name, r := range map[string]Run{"uid": r, "held": foreign} {
-			if state, err := r.Port(c); err != nil || state != Pending { // the listener decides
-				t.Errorf("%s, not accepted: %v, %v", name, state, err)
+			if err := r.Port(c); err != nil { // the listener decides
+				t.Errorf("%s, not accepted: %v", name, err)
 			}
 		}
-		wantErr(t, "not accepted", foreign.Answered(c), ErrGone)
 		run.do("accept")
 		for name, r := range map[string]Run{"uid": r, "held": foreign} {
-			if state, err := r.Port(c); err != nil || state != Taken {
-				t.Errorf("%s, accepted: %v, %v", name, state, err)
-			}
-			if err := r.Answered(c); err != nil {
+			if err := r.Port(c); err != nil {
 				t.Errorf("%s, accepted: %v", name, err)
 			}
 		}
 	})
 	t.Run("port of another", func(t *testing.T) { // sec-unaccepted-port
 		c := dialTCP(t, l.Addr().String())
-		_, err := foreign.Port(c)
+		err := foreign.Port(c)
 		wantErr(t, "listener only", err, ErrNotRun)
 		if err == nil || !strings.Contains(err.Error(), "held by process ") {
 			t.Errorf("the holder is not named: %v", err)
 		}
 		acceptTCP(t, l)
-		_, err = foreign.Port(c)
-		wantErr(t, "accepted", err, ErrNotRun)
-		wantErr(t, "accepted", foreign.Answered(c), ErrNotRun)
+		wantErr(t, "accepted", foreign.Port(c), ErrNotRun)
 	})
-	t.Run("port of another that answered and left", func(t *testing.T) {
+	t.Run("accepted by another, who left", func(t *testing.T) { // sec-unaccepted-port
 		c := dialTCP(t, l.Addr().String())
 		acceptTCP(t, l).Close()
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Fatal("not closed")
 		}
-		wantErr(t, "closed", foreign.Answered(c), ErrGone)
+		wantErr(t, "closed", r.Port(c), ErrGone)
+		wantErr(t, "closed, second look", r.stillQueued(c), ErrGone)
+	})
+	t.Run("accepted by another between the looks", func(t *testing.T) { // sec-unaccepted-port
+		c := dialTCP(t, l.Addr().String())
+		acceptTCP(t, l)
+		wantErr(t, "second look", foreign.stillQueued(c), ErrNotRun)
 	})
 	t.Run("kept back until data comes", func(t *testing.T) {
 		l := tcpListener(t, "127.0.0.1:0")
 		deferAccept(t, l)
-		if state, err := r.Port(dialTCP(t, l.Addr().String())); err != nil || state != Deferred {
-			t.Errorf("deferred: %v, %v", state, err)
+		if err := r.Port(dialTCP(t, l.Addr().String())); err != nil {
+			t.Errorf("deferred: %v", err)
 		}
 	})
 	t.Run("port that ended", func(t *testing.T) {
 		l := tcpListener(t, "127.0.0.1:0")
 		c := dialTCP(t, l.Addr().String())
 		l.Close()
-		_, err := r.Port(c)
-		wantErr(t, "nobody listens", err, ErrGone)
+		wantErr(t, "nobody listens", r.Port(c), ErrGone)
 	})
 }
 

@@ -23,7 +23,7 @@ func as(uid uint32) *syscall.SysProcAttr {
 
 // identity.md 11.5 rule 1: whoever is in a user or network namespace that is not ours is of a
 // run, whatever its chain of parents.
-func TestInRunForeignNamespace(t *testing.T) {
+func TestSystemInRunForeignNamespace(t *testing.T) {
 	for name, flags := range map[string]uintptr{"user": syscall.CLONE_NEWUSER, "network": syscall.CLONE_NEWNET} {
 		attr := &syscall.SysProcAttr{Cloneflags: flags}
 		if flags == syscall.CLONE_NEWUSER {
@@ -42,7 +42,7 @@ func TestInRunForeignNamespace(t *testing.T) {
 }
 
 // The ids of a process in a user namespace are those it has here.
-func TestFactsOfOtherUser(t *testing.T) {
+func TestSystemFactsOfOtherUser(t *testing.T) {
 	c := startChildAs(t, as(nobody))
 	p, err := OpenPID(c.pid())
 	if err != nil {
@@ -58,7 +58,7 @@ func TestFactsOfOtherUser(t *testing.T) {
 
 // identity.md 24.7 A2: credentials that change after connect are believed no more, also when
 // they are read anew.
-func TestCredentialsChange(t *testing.T) {
+func TestSystemCredentialsChange(t *testing.T) {
 	c := startChild(t)
 	p, err := FromConn(connected(t, c))
 	if err != nil {
@@ -70,7 +70,7 @@ func TestCredentialsChange(t *testing.T) {
 	wantErr(t, "attest", p.Attest(), ErrChanged)
 }
 
-func TestTraced(t *testing.T) {
+func TestSystemTraced(t *testing.T) {
 	c := startChild(t)
 	p, err := FromConn(connected(t, c))
 	if err != nil {
@@ -96,7 +96,7 @@ func TestTraced(t *testing.T) {
 
 // sec-secret-other-uid and the program's port with real users: a process of another uid has
 // neither the uid nor a place below the run.
-func TestRunOfOtherUser(t *testing.T) {
+func TestSystemRunOfOtherUser(t *testing.T) {
 	l := tcpListener(t, "127.0.0.1:0")
 	run := startChildAs(t, as(nobody))
 	run.do("start")
@@ -113,16 +113,15 @@ func TestRunOfOtherUser(t *testing.T) {
 	c = acceptTCP(t, l)
 	wantErr(t, "root, without secret", r.Caller(c), ErrNotRun)
 	wantErr(t, "root, with secret", r.CallerWithSecret(c), ErrNotRun)
-	_, err := r.Port(dialTCP(t, l.Addr().String()))
-	wantErr(t, "root's port", err, ErrNotRun)
-	if _, err := r.Port(dialTCP(t, run.do("listen 127.0.0.1:0"))); err != nil {
+	wantErr(t, "root's port", r.Port(dialTCP(t, l.Addr().String())), ErrNotRun)
+	if err := r.Port(dialTCP(t, run.do("listen 127.0.0.1:0"))); err != nil {
 		t.Errorf("the run's own port: %v", err)
 	}
 }
 
 // identity.md 24.7 A4: a bind mount in a mount namespace of its own makes /proc/<pid>/exe say
 // what it likes; no unix:path comes of it.
-func TestBindMountedPath(t *testing.T) {
+func TestSystemBindMountedPath(t *testing.T) {
 	genuine := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(genuine, []byte("not run"), 0o755); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"countersign.dev/internal/audit"
+	"countersign.dev/internal/h1"
+)
+
+// face is one http.Server with the settings of a listener (dataplane.md 5.2), fed with
+// connections that were accepted, and shaken hands with, elsewhere.
+type face struct {
+	p    *Proxy
+	srv  *http.Server
+	lis  *chanListener
+	done chan struct{}
+
+	mu    sync.Mutex // guards links; held for one look-up
+	links map[net.Conn]*link
+	fewer *sync.Cond // a link went
+}
+
+type faceOptions struct {
+	idle time.Duration
+	h2   bool // by ALPN
+	h2c  bool // by prior knowledge
+}
+
+func newFace(p *Proxy, serve http.HandlerFunc, o faceOptions) *face {
+	f := &face{p: p, lis: newChanListener(&net.TCPAddr{}), done: make(chan struct{}), links: map[net.Conn]*link{}}
+	f.fewer = sync.NewCond(&f.mu)
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(o.h2)
+	protocols.SetUnencryptedHTTP2(o.h2c)
+	f.srv = &http.Server{
+		Handler:                      serve,
+		DisableGeneralOptionsHandler: true, // OPTIONS * is the application's
+		MaxHeaderBytes:               netHTTPHeadSize,
+		ReadHeaderTimeout:            headTime,
+		IdleTimeout:                  o.idle,
+		ErrorLog:                     log.New(io.Discard, "", 0), // every refusal has its record; the rest is strangers' noise
+		Protocols:                    &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxReadFrameSize:              16 << 10,
+			MaxConcurrentStreams:          maxStreams,
+			MaxDecoderHeaderTableSize:     4096,
+			MaxEncoderHeaderTableSize:     4096,
+			MaxReceiveBufferPerConnection: 1 << 20,
+			MaxReceiveBufferPerStream:     256 << 10,
+			SendPingTimeout:               30 * time.Second,
+			PingTimeout:                   15 * time.Second,
+			WriteByteTimeout:              30 * time.Second,
+		},
+		ConnContext: f.connContext,
+		ConnState:   f.connState,
+	}
+	if o.h2 {
+		f.srv.TLSConfig = &tls.Config{NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS13}
+	}
+	go func() {
+		defer close(f.done)
+		_ = f.srv.Serve(f.lis)
+	}()
+	return f
+}
+
+// give hands a connection to the server. It is the link's until the server has closed it.
+func (f *face) give(c net.Conn, l *link) {
+	f.mu.Lock()
+	f.links[c] = l
+	f.mu.Unlock()
+	if !f.lis.Deliver(c) {
+		f.take(c)
+		l.run.open.remove(l)
+	}
+}
+
+func (f *face) take(c net.Conn) *link {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.links[c]
+	delete(f.links, c)
+	f.fewer.Broadcast()
+	return l
+}
+
+func (f *face) connContext(ctx context.Context, c net.Conn) context.Context {
+	f.mu.Lock()
+	l := f.links[c]
+	f.mu.Unlock()
+	return context.WithValue(withGate(ctx, c), linkKey{}, l)
+}
+
+func (f *face) connState(c net.Conn, s http.ConnState) {
+	gateConnState(c, s)
+	switch s {
+	case http.StateClosed:
+		if l := f.take(c); l != nil {
+			l.run.open.remove(l)
+		}
+	case http.StateHijacked: // the tunnel's handler lets the link go
+		f.take(c)
+	}
+}
+
+// close ends the server with its connections and waits for both. Nothing may be given to it
+// any more.
+func (f *face) close() {
+	_ = f.lis.Close()
+	_ = f.srv.Close()
+	<-f.done
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.links { // one that was accepted while the server closed
+		l.close()
+	}
+	for len(f.links) > 0 {
+		f.fewer.Wait()
+	}
+}
+
+// gated puts the gate before a connection that speaks HTTP/1.
+func (p *Proxy) gated(c net.Conn, l *link, o gateOptions) net.Conn {
+	_, o.TLS = c.(*tls.Conn)
+	o.Fault = func(g *gate, f *h1.Fault) string {
+		if g.Busy() {
+			return "" // the handler answers, and records it
+		}
+		return p.recordFault(l, f)
+	}
+	return newGate(c, o).Conn()
+}
+
+// recordFault writes down a head that was refused before anybody could see a request in it.
+func (p *Proxy) recordFault(l *link, f *h1.Fault) string {
+	rec := audit.Record{
+		Kind: audit.KindRequest, Side: l.side(), Proto: audit.ProtoHTTP1, Status: f.Status,
+		Decision: audit.Deny, Layer: audit.LayerHTTP, Reason: f.Reason, Rev: p.view.Load().PolicyRevision,
+	}
+	l.identify(&rec)
+	rec.Seq = p.rec.Next()
+	p.rec.Add(&rec)
+	return rec.ID
+}

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"countersign.dev/internal/h1"
+)
+
+// This file is what a gate is besides its Read: a connection, the answer to a bad head, and the way from a request
+// back to its gate.
+
+// refuse answers a bad head (http-strictness 10.6) and ends the connection for net/http. The answer must outlive
+// what the client is still sending: a reset would destroy it, so the rest is read for a moment.
+func (g *gate) refuse(f *h1.Fault) error {
+	g.fail(f)
+	g.stopHeadClock()
+	g.conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
+	if _, err := g.conn.Write(refusal(f, g.DecisionID(), time.Now())); err != nil {
+		return io.EOF
+	}
+	g.CloseWrite()
+	g.conn.SetReadDeadline(time.Now().Add(drainTimeout))
+	io.CopyN(io.Discard, g.conn, drainBytes)
+	return io.EOF
+}
+
+// refusal is the whole answer: the fault's own line, nothing of the request.
+func refusal(f *h1.Fault, id string, now time.Time) []byte {
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"+
+		"Content-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n",
+		f.Status, http.StatusText(f.Status), now.UTC().Format(http.TimeFormat), len(f.Text))
+	if id != "" {
+		b = append(b, "X-Decision-Id: "+id+"\r\n"...)
+	}
+	if f.Reason == h1.UpgradeRefused {
+		b = append(b, "Sec-WebSocket-Version: 13\r\n"...)
+	}
+	return append(b, "\r\n"+f.Text...)
+}
+
+func (g *gate) Write(p []byte) (int, error) { return g.conn.Write(p) }
+func (g *gate) LocalAddr() net.Addr         { return g.conn.LocalAddr() }
+func (g *gate) RemoteAddr() net.Addr        { return g.conn.RemoteAddr() }
+
+// Close also ends a parked read.
+func (g *gate) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.wakeLocked()
+	g.mu.Unlock()
+	return g.conn.Close()
+}
+
+// CloseWrite ends our direction alone, where the connection can.
+func (g *gate) CloseWrite() error {
+	if c, ok := g.conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
+// SetReadDeadline remembers what net/http asks for, so that a head under way keeps its own, earlier one. A deadline
+// in the past is how net/http ends its background read.
+func (g *gate) SetReadDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.want = t
+	if past(t) {
+		g.wakeLocked()
+	}
+	return g.conn.SetReadDeadline(earlier(t, g.headEnd))
+}
+
+func (g *gate) SetWriteDeadline(t time.Time) error { return g.conn.SetWriteDeadline(t) }
+
+func (g *gate) SetDeadline(t time.Time) error {
+	if err := g.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return g.SetWriteDeadline(t)
+}
+
+func (g *gate) wakeLocked() {
+	if g.parked != nil {
+		close(g.parked)
+		g.parked = nil
+	}
+}
+
+// gateOf is the gate that an http.Server was given as a connection, or nil: HTTP/2 over TLS has none.
+func gateOf(c net.Conn) *gate {
+	switch c := c.(type) {
+	case *gate:
+		return c
+	case *tlsGate:
+		return c.gate
+	}
+	return nil
+}
+
+type gateKey struct{}
+
+// withGate is for http.Server.ConnContext: a handler finds its gate by gateFrom.
+func withGate(ctx context.Context, c net.Conn) context.Context {
+	if g := gateOf(c); g != nil {
+		return context.WithValue(ctx, gateKey{}, g)
+	}
+	return ctx
+}
+
+// gateFrom is the gate a request came through, or nil.
+func gateFrom(ctx context.Context) *gate {
+	g, _ := ctx.Value(gateKey{}).(*gate)
+	return g
+}
+
+// gateConnState is for http.Server.ConnState: an exchange ends with http.StateIdle.
+func gateConnState(c net.Conn, s http.ConnState) {
+	if s != http.StateIdle {
+		return
+	}
+	if g := gateOf(c); g != nil {
+		g.Idle()
+	}
+}
+
+// chanListener feeds an http.Server with connections that were accepted, and shaken hands with, elsewhere.
+type chanListener struct {
+	addr  net.Addr
+	conns chan net.Conn // no buffer: a connection belongs to one side or the other
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newChanListener(addr net.Addr) *chanListener {
+	return &chanListener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// Deliver hands a connection over. If the listener is closed, so is the connection.
+func (l *chanListener) Deliver(c net.Conn) bool {
+	select {
+	case l.conns <- c:
+		return true
+	case <-l.done:
+		c.Close()
+		return false
+	}
+}
+
+func (l *chanListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed // http.Server.Close waits for it
+	}
+}
+
+func (l *chanListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *chanListener) Addr() net.Addr { return l.addr }

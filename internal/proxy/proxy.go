@@ -1,0 +1,195 @@
+// Package proxy is the data plane of one node: it carries the calls of the node's programs
+// out, and calls to them in, and decides nothing itself that a policy or the registry decides.
+//
+// Its words: a run is one program the node looks after; inbound is what comes to it over
+// mutual TLS, on the node's shared port or on a listener of its own; outbound is what it sends
+// through its proxy listener; a link is one connection from downstream; an exchange is one
+// request with its response, or one tunnel; a wire is one connection to an upstream; the gate
+// stands between a socket and net/http and lets only strict HTTP/1 pass.
+//
+// Its promise: every exchange takes the same named steps (dataplane.md 3.1), every refusal has
+// its record and its id before the answer leaves, and nobody's connection, identity or response
+// is ever used for somebody else.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"countersign.dev/internal/audit"
+	"countersign.dev/internal/telemetry"
+)
+
+// Times and bounds of dataplane.md 15.2, 8.1 and 25.2.
+const (
+	handshakeTime   = 5 * time.Second
+	headTime        = 10 * time.Second
+	bodyIdle        = 60 * time.Second
+	connectTime     = 10 * time.Second
+	continueTime    = time.Second
+	programIdle     = 10 * time.Minute // keep-alive on the proxy listener
+	meshIdle        = 5 * time.Minute  // keep-alive on inbound connections
+	tunnelIdle      = time.Hour
+	unprovenTime    = 10 * time.Second
+	drainTime       = 2 * time.Second // for the rest of a body nobody wants
+	longStream      = 60 * time.Second
+	maxHandshakes   = 1024
+	maxUnproven     = 64
+	maxLinks        = 10_000 // per workload and direction
+	maxHeld         = 64 << 10
+	maxDrained      = 256 << 10
+	maxStreams      = 1024 // per HTTP/2 connection from another node
+	stackEvery      = time.Minute
+	netHTTPHeadSize = 36_544 // net/http advertises 320 more (http-strictness.md 8.2)
+)
+
+// Options are what a Proxy is made of.
+type Options struct {
+	Recorder *audit.Recorder
+	Metrics  *telemetry.Metrics // nil: nothing is counted
+	Log      *slog.Logger       // nil: nothing is said
+	Now      func() time.Time   // nil: time.Now
+}
+
+// Proxy is the data plane of one node. Make one with New.
+type Proxy struct {
+	rec     *audit.Recorder
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+	now     func() time.Time
+
+	view    atomic.Pointer[view]
+	links   atomic.Uint64 // connections so far
+	panics  atomic.Int64  // when a stack was last logged, Unix ns
+	drained atomic.Bool
+
+	mu   sync.RWMutex // guards runs and face; held for a look-up or a change of the map
+	runs map[string]*run
+	face *face // of the shared inbound port, while Serve runs
+}
+
+// New gives a data plane that knows no mesh yet: it refuses everything until Update.
+func New(o Options) *Proxy {
+	p := &Proxy{rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{}}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	p.view.Store(newView(&State{}))
+	return p
+}
+
+// Update puts a new State in force. When it returns, every exchange and tunnel under way has
+// been decided anew by it, and those it denies are being cut.
+func (p *Proxy) Update(s *State) {
+	now := newView(s)
+	p.view.Store(now)
+	for _, r := range p.all() {
+		r.recheck(now)
+	}
+}
+
+// Renewed says that the SVID of an instance was swapped: connections made with the old one
+// take nothing new from a jittered moment on (dataplane.md 12.3).
+func (p *Proxy) Renewed(_, _, instance string) {
+	p.mu.RLock()
+	r := p.runs[instance]
+	p.mu.RUnlock()
+	if r != nil {
+		r.renew()
+	}
+}
+
+func (p *Proxy) all() []*run {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	list := make([]*run, 0, len(p.runs))
+	for _, r := range p.runs {
+		list = append(list, r)
+	}
+	return list
+}
+
+// Start serves a run's listeners and lets the shared port find it. stop closes them, cuts
+// what is under way and waits until nothing of it is left.
+func (p *Proxy) Start(ctx context.Context, cfg Run) (stop func(), err error) {
+	r, err := newRun(p, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("serving %q: %w", cfg.Name, err)
+	}
+	p.mu.Lock()
+	if _, taken := p.runs[cfg.Instance]; taken {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("serving %q: instance %q is served already", cfg.Name, cfg.Instance)
+	}
+	p.runs[cfg.Instance] = r
+	p.mu.Unlock()
+
+	r.start(context.WithoutCancel(ctx))
+	unhook := func() bool { return true }
+	stop = sync.OnceFunc(func() {
+		unhook()
+		p.mu.Lock()
+		delete(p.runs, cfg.Instance)
+		p.mu.Unlock()
+		r.stop()
+	})
+	unhook = context.AfterFunc(ctx, stop)
+	return stop, nil
+}
+
+// Drain lets what is under way end, takes nothing new, and gives up when ctx ends.
+func (p *Proxy) Drain(ctx context.Context) error {
+	p.drained.Store(true)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		busy := 0
+		for _, r := range p.all() {
+			busy += r.live.count()
+		}
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("draining: %d exchanges left: %w", busy, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// choose finds the run that a server name means: the instance it names, or any that
+// serves the service (dataplane.md 9.1).
+func (p *Proxy) choose(v *view, m meaning) *run {
+	svc := v.Services[m.key]
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if m.instance != "" {
+		if r := p.runs[m.instance]; r != nil && r.serves(svc, m.key) {
+			return r
+		}
+		return nil
+	}
+	var found *run
+	for _, r := range p.runs {
+		if !r.serves(svc, m.key) {
+			continue
+		}
+		if svc != nil {
+			if inst := svc.instance(r.Instance); inst != nil && inst.State == instanceReady {
+				return r
+			}
+		}
+		if found == nil || r.Instance < found.Instance {
+			found = r
+		}
+	}
+	return found
+}

@@ -1,0 +1,225 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"countersign.dev/internal/audit"
+	"countersign.dev/internal/h1"
+)
+
+// answer is a response on its way back, from a wire or from a multiplexed connection.
+type answer struct {
+	status int
+	header http.Header
+	length int64
+
+	wire    *wire
+	body    *body
+	unwatch func() bool
+	last    bool
+
+	resp *http.Response
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	if a.resp != nil {
+		return a.resp.Body.Read(p)
+	}
+	return a.body.Read(p)
+}
+
+// whole reports that nothing more comes; that is known before the last read only sometimes.
+func (a *answer) whole() bool { return a.resp == nil && a.body.whole }
+
+// headAlone reports that the head came and nothing behind it yet: who waits for it (an event
+// stream, gRPC metadata) gets it now. It is never sent ahead of an end that is here already: a
+// gRPC reply of trailers only is one frame, and would become two.
+func (a *answer) headAlone() bool {
+	if a.resp != nil {
+		return a.resp.ContentLength != 0 // 0: it ended with its head, or with trailers that tell all
+	}
+	return !a.body.whole && a.wire.r.Buffered() == 0
+}
+
+func (a *answer) trailer() http.Header {
+	if a.resp != nil {
+		return a.resp.Trailer
+	}
+	return a.body.trailer
+}
+
+// end gives the connection back if it stands exactly behind this exchange, else closes it.
+func (a *answer) end(x *exchange, u *upstream, complete bool) {
+	if a.resp != nil {
+		_ = a.resp.Body.Close()
+		return
+	}
+	w := a.wire
+	free := a.unwatch() && x.wire.CompareAndSwap(w, nil) // else somebody is closing it
+	if !free || !complete || !x.sent() || a.last || w.spoilt {
+		w.close()
+		x.stopSending()
+		w.disarm()
+		return
+	}
+	u.put(w)
+}
+
+// relay sends the answer down: nothing is held back once it has come, and nothing is finished
+// cleanly that ended short.
+func (x *exchange) relay(a *answer, u *upstream) {
+	x.tellRefusal(a)
+	trailers := a.header["Trailer"]
+	x.writeAnswerHead(a, trailers)
+	if a.headAlone() {
+		x.flush()
+	}
+	buf := pieces.Get().(*[copySize]byte)
+	n, fault := x.copyBody(a, buf)
+	pieces.Put(buf)
+
+	if fault == nil {
+		x.writeTrailer(a, trailers)
+		a.end(x, u, true)
+		x.finish(outcome{status: a.status, resp: n})
+		return
+	}
+	a.end(x, u, false)
+	x.finish(x.broken(fault, a.status, n))
+	panic(http.ErrAbortHandler)
+}
+
+// writeAnswerHead writes the response head without what speaks of the upstream's connection.
+func (x *exchange) writeAnswerHead(a *answer, trailers []string) {
+	if x.rec.Side == audit.SideServer {
+		h1.StripResponse(a.header) // a program does not speak for us
+	} else {
+		h1.StripHop(a.header)
+	}
+	h := x.w.Header()
+	for name, values := range a.header {
+		h[name] = values
+	}
+	if _, typed := h["Content-Type"]; !typed {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	if a.status == http.StatusNoContent {
+		delete(h, "Content-Length")
+	}
+	if len(trailers) > 0 {
+		h["Trailer"] = allowedTrailers(trailers)
+	}
+	if x.link.retiring(x.now) || x.link.ended(x.now) {
+		h["Connection"] = []string{"close"}
+	}
+	x.begun.Store(true)
+	x.status = a.status
+	x.w.WriteHeader(a.status)
+}
+
+func allowedTrailers(lines []string) []string {
+	announced := http.Header{}
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			if name, ok := canonical(strings.Trim(name, " \t")); ok && name != "" {
+				announced[name] = nil
+			}
+		}
+	}
+	return trailerNames(announced)
+}
+
+// downstreamError is a write that failed: the client has gone.
+type downstreamError struct{ error }
+
+func (x *exchange) copyBody(a *answer, buf *[copySize]byte) (sent int64, err error) {
+	timed, _ := x.w.(deadlines)
+	if x.h2 || x.grpc {
+		timed = nil // HTTP/2 has its own watch over a connection that takes nothing
+	}
+	for {
+		if x.cut.Load() != nil {
+			return sent, errCut
+		}
+		if a.whole() {
+			return sent, nil
+		}
+		n, err := a.Read(buf[:])
+		if n > 0 {
+			if timed != nil && sent+int64(n) > 4<<10 { // less than that no socket refuses
+				x.link.timed.Store(true)
+				_ = timed.SetWriteDeadline(time.Now().Add(bodyIdle))
+			}
+			if _, werr := x.w.Write(buf[:n]); werr != nil {
+				return sent, downstreamError{werr}
+			}
+			sent += int64(n)
+			if !a.whole() {
+				x.flush()
+				x.noteLength()
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return sent, nil
+		default:
+			return sent, err
+		}
+	}
+}
+
+func (x *exchange) flush() {
+	if f, ok := x.w.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// noteLength writes the opening record of a stream that has lasted a minute.
+func (x *exchange) noteLength() {
+	if !x.opened && x.p.now().Sub(x.now) > longStream {
+		x.openRecord(x.status)
+	}
+}
+
+func (x *exchange) writeTrailer(a *answer, announced []string) {
+	t := a.trailer()
+	if len(t) == 0 {
+		return
+	}
+	h1.StripTrailer(t)
+	h := x.w.Header()
+	named := h["Trailer"]
+	for name, values := range t {
+		if len(announced) > 0 && slices.Contains(named, name) {
+			h[name] = values
+			continue
+		}
+		h[http.TrailerPrefix+name] = values
+	}
+}
+
+var errCut = errors.New("cut")
+
+// tellRefusal notes for the caller's terminal what the callee's side refused: only a node
+// answers with a decision id, a program's own is taken off.
+func (x *exchange) tellRefusal(a *answer) {
+	if x.rec.Side != audit.SideClient || x.place == nil {
+		return
+	}
+	ids := a.header["X-Decision-Id"]
+	if len(ids) != 1 {
+		return
+	}
+	switch grpc := a.header["Grpc-Status"]; {
+	case a.status == http.StatusForbidden, len(grpc) == 1 && grpc[0] == "7":
+		x.tell("call_refused", ids[0], "")
+	case a.status == http.StatusBadGateway, len(grpc) == 1 && grpc[0] == "14":
+		x.tell("upstream_away", ids[0], portText(x.to))
+	}
+}
