@@ -1,0 +1,171 @@
+// Package catalog holds the applied objects: all or nothing, in the order they came.
+//
+// Its words: a record is an applied object with its places and the day it came; its revision
+// is the store's. Its promise: a batch is one transaction that compares every object it was
+// judged against, so that two people who apply at once never mix, and a batch that cannot be
+// written changes nothing.
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"countersign.dev/internal/resource"
+	"countersign.dev/internal/store"
+)
+
+// Prefix is where the objects lie in the store.
+const Prefix = "resource/"
+
+// MaxChanges bounds what one batch may change: it is one transaction of the store.
+const MaxChanges = store.MaxOps
+
+// Record is one applied object.
+type Record struct {
+	resource.Object
+	Created     time.Time // when it was first applied
+	First, Last int64     // revisions of its creation and its last change
+}
+
+type stored struct {
+	V       int             `json:"v"`
+	Object  json.RawMessage `json:"object"`
+	Places  resource.Places `json:"places"`
+	Created time.Time       `json:"created"`
+}
+
+// Key is where an object lies.
+func Key(kind, namespace, name string) string {
+	return Prefix + kind + "/" + namespace + "/" + name
+}
+
+// Decode reads what the store holds below Prefix.
+func Decode(kv store.KV) (Record, error) {
+	var s stored
+	if err := json.Unmarshal(kv.Value, &s); err != nil {
+		return Record{}, fmt.Errorf("reading %q: %w", kv.Key, err)
+	}
+	o, err := resource.Stored(s.Object, s.Places)
+	if err != nil {
+		return Record{}, fmt.Errorf("reading %q: %w", kv.Key, err)
+	}
+	if Key(o.Kind, o.Namespace, o.Name) != kv.Key {
+		return Record{}, fmt.Errorf("reading %q: it holds %s", kv.Key, o.ID())
+	}
+	return Record{Object: o, Created: s.Created, First: kv.Create, Last: kv.Mod}, nil
+}
+
+// Catalog writes objects. It is safe for concurrent use.
+type Catalog struct{ st store.Store }
+
+// New keeps objects in st.
+func New(st store.Store) *Catalog { return &Catalog{st: st} }
+
+// ErrConflict: an object changed between reading and writing; nothing was changed.
+var ErrConflict = errors.New("the objects changed meanwhile")
+
+// TooMany is a batch beyond MaxChanges; nothing was changed.
+type TooMany struct{ Changes int }
+
+func (e TooMany) Error() string {
+	return fmt.Sprintf("%d objects would change, at most %d do at once", e.Changes, MaxChanges)
+}
+
+// All lists every object, in the order of kind, namespace, name, at one revision.
+func (c *Catalog) All(ctx context.Context) (map[string]Record, int64, error) {
+	kvs, rev, err := c.st.List(ctx, Prefix)
+	if err != nil {
+		return nil, 0, fmt.Errorf("listing the objects: %w", err)
+	}
+	all := make(map[string]Record, len(kvs))
+	for _, kv := range kvs {
+		r, err := Decode(kv)
+		if err != nil {
+			return nil, 0, err
+		}
+		all[kv.Key] = r
+	}
+	return all, rev, nil
+}
+
+// Change is what a batch wants of one object: put it, or remove it (Object.JSON nil).
+type Change struct {
+	Object resource.Object
+	Remove bool
+}
+
+// What became of a change.
+const (
+	Created   = "created"
+	Changed   = "changed"
+	Unchanged = "unchanged"
+	Deleted   = "deleted"
+)
+
+// Plan is what a batch would do to the objects it was judged against.
+type Plan struct {
+	Results []string // one a change
+	Txn     store.Txn
+}
+
+// Changes reports whether the plan changes anything.
+func (p Plan) Changes() bool { return len(p.Txn.Then) > 0 }
+
+// Prepare works out what changes do to the objects known. It writes nothing.
+func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
+	var p Plan
+	for _, ch := range changes {
+		o := ch.Object
+		key := Key(o.Kind, o.Namespace, o.Name)
+		was, exists := known[key]
+		switch {
+		case ch.Remove:
+			p.Results = append(p.Results, Deleted)
+			p.Txn.If = append(p.Txn.If, store.ModIs(key, was.Last))
+			p.Txn.Then = append(p.Txn.Then, store.Delete(key))
+			continue
+		case exists && string(was.JSON) == string(o.JSON):
+			// The same object from another place is the same object: its places stay too,
+			// else re-applying a moved file would be a change of policy.
+			p.Results = append(p.Results, Unchanged)
+			continue
+		case exists:
+			p.Results = append(p.Results, Changed)
+		default:
+			p.Results = append(p.Results, Created)
+			was.Created = now
+		}
+		b, err := json.Marshal(stored{V: 1, Object: o.JSON, Places: o.Places, Created: was.Created.UTC().Truncate(time.Second)})
+		if err != nil {
+			return Plan{}, fmt.Errorf("encoding %s: %w", o.ID(), err)
+		}
+		p.Txn.If = append(p.Txn.If, store.ModIs(key, was.Last))
+		p.Txn.Then = append(p.Txn.Then, store.Put(key, b))
+	}
+	if n := len(p.Txn.Then); n > MaxChanges {
+		return Plan{}, TooMany{Changes: n}
+	}
+	return p, nil
+}
+
+// Commit writes a plan, all or nothing, and returns the revision that holds it.
+func (c *Catalog) Commit(ctx context.Context, p Plan) (int64, error) {
+	res, err := c.st.Commit(ctx, p.Txn)
+	if errors.Is(err, store.ErrConflict) {
+		return 0, ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("writing the objects: %w", err)
+	}
+	return res.Rev, nil
+}
+
+// Kind is the kind in a key below Prefix.
+func Kind(key string) string {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(key, Prefix), "/")
+	return kind
+}
