@@ -1,0 +1,324 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"countersign.dev/internal/admin"
+	"countersign.dev/internal/audit"
+	"countersign.dev/internal/catalog"
+	"countersign.dev/internal/policy"
+	"countersign.dev/internal/resource"
+	"countersign.dev/internal/snapshot"
+	"countersign.dev/internal/store"
+)
+
+// apply takes all documents or none.
+func (s *Server) apply(ctx context.Context, r admin.ApplyRequest) (admin.ApplyReply, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	known, rev, err := s.catalog.All(ctx)
+	if err != nil {
+		return admin.ApplyReply{}, err
+	}
+	objects, faults := resource.Decode(files(r.Files), s.decoding(r, known))
+	if resource.Stops(faults) {
+		return admin.ApplyReply{}, faulty("applying", r.Files, faults)
+	}
+	var changes []catalog.Change
+	for _, o := range objects {
+		changes = append(changes, catalog.Change{Object: o})
+	}
+	if !r.Confirmed && !r.DryRun {
+		if err := s.opensTheMesh(known, changes); err != nil {
+			return admin.ApplyReply{}, err
+		}
+	}
+	reply, err := s.commit(ctx, "apply", known, rev, changes, r.DryRun)
+	reply.Warnings = append(reply.Warnings, faults...)
+	return reply, err
+}
+
+func files(in []admin.File) []resource.File {
+	var out []resource.File
+	for _, f := range in {
+		out = append(out, resource.File{Name: f.Name, Data: []byte(f.Data)})
+	}
+	return out
+}
+
+func (s *Server) decoding(r admin.ApplyRequest, known map[string]catalog.Record) resource.Options {
+	o := resource.Options{
+		Namespace: r.Namespace, RootNamespace: s.meta.RootNamespace, IgnoreUnknownKinds: r.IgnoreUnknownKinds,
+		Stored: func(kind, namespace, name string) (resource.Object, bool) {
+			rec, ok := known[catalog.Key(kind, namespace, name)]
+			return rec.Object, ok
+		},
+	}
+	if nodes := s.world.load().nodes; len(nodes) == 1 {
+		for name := range nodes {
+			o.OneNode = name
+		}
+	}
+	return o
+}
+
+func faulty(doing string, in []admin.File, faults []resource.Fault) error {
+	errs := 0
+	for _, f := range faults {
+		if f.Severity == resource.Error {
+			errs++
+		}
+	}
+	what := fmt.Sprintf("%d files", len(in))
+	if len(in) == 1 {
+		what = in[0].Name
+	}
+	return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s %s: %s; nothing was changed", doing, what, count(errs, "fault")), Faults: faults}
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// opensTheMesh asks for a second word before a mesh-wide mode weaker than STRICT, and before
+// the last mesh-wide ALLOW policy goes, by whatever it becomes (cli.md 7).
+func (s *Server) opensTheMesh(known map[string]catalog.Record, changes []catalog.Change) error {
+	for _, ch := range changes {
+		o := ch.Object
+		was := known[catalog.Key(o.Kind, o.Namespace, o.Name)]
+		if ch.Remove || o.Kind != "PeerAuthentication" || o.Namespace != s.meta.RootNamespace || string(was.JSON) == string(o.JSON) {
+			continue
+		}
+		p, err := resource.PeerAuthentication(o, 0)
+		if err != nil {
+			return err
+		}
+		if p.Mode == policy.Permissive || p.Mode == policy.Disable {
+			return &admin.Problem{Code: "needs_yes", Message: fmt.Sprintf("%s lets callers in without a certificate everywhere", o.ID()), Exit: 2}
+		}
+	}
+	if s.closed(known) && !s.closed(after(known, changes)) {
+		return &admin.Problem{Code: "needs_yes", Message: "every call without its own policy will be allowed", Exit: 2}
+	}
+	return nil
+}
+
+// closed reports whether a mesh-wide ALLOW policy refuses what no other allows.
+func (s *Server) closed(objects map[string]catalog.Record) bool {
+	for _, r := range objects {
+		if r.Kind != "AuthorizationPolicy" || r.Namespace != s.meta.RootNamespace {
+			continue
+		}
+		if p, err := resource.Policy(r.Object); err == nil && p.Action == policy.Allow && len(p.Selector) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// after gives the objects as changes leave them.
+func after(known map[string]catalog.Record, changes []catalog.Change) map[string]catalog.Record {
+	out := maps.Clone(known)
+	for _, ch := range changes {
+		key := catalog.Key(ch.Object.Kind, ch.Object.Namespace, ch.Object.Name)
+		if ch.Remove {
+			delete(out, key)
+			continue
+		}
+		r := out[key]
+		r.Object = ch.Object
+		out[key] = r
+	}
+	return out
+}
+
+// commit writes changes, records who did what, and waits until this server knows it.
+func (s *Server) commit(ctx context.Context, verb string, known map[string]catalog.Record, rev int64, changes []catalog.Change, dryRun bool) (admin.ApplyReply, error) {
+	plan, err := catalog.Prepare(known, changes, time.Now())
+	var many catalog.TooMany
+	if errors.As(err, &many) {
+		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: verb + ": " + many.Error() + "; nothing was changed", Hints: []string{"apply them in several steps"}}
+	}
+	if err != nil {
+		return admin.ApplyReply{}, err
+	}
+	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: rev, DryRun: dryRun}
+	for i, ch := range changes {
+		o := ch.Object
+		reply.Objects = append(reply.Objects, admin.Result{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Result: plan.Results[i]})
+	}
+	if !plan.Changes() {
+		return reply, nil
+	}
+	if err := s.canEnforce(after(known, changes)); err != nil {
+		return admin.ApplyReply{}, err
+	}
+	if dryRun {
+		return reply, nil
+	}
+	if err := s.recordChange(ctx, verb, reply.Objects); err != nil {
+		return admin.ApplyReply{}, err
+	}
+	reply.Revision, err = s.catalog.Commit(ctx, plan)
+	if errors.Is(err, catalog.ErrConflict) {
+		return admin.ApplyReply{}, &admin.Problem{Code: "conflict", Message: verb + ": the objects changed meanwhile; nothing was changed", Hints: []string{"countersign get ap -A"}}
+	}
+	if errors.Is(err, store.ErrTooLarge) {
+		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: fmt.Sprintf("%s: %v; nothing was changed", verb, store.ErrTooLarge), Hints: []string{"apply them in several steps"}}
+	}
+	if err != nil {
+		return admin.ApplyReply{}, err
+	}
+	return reply, s.world.waitFor(ctx, reply.Revision)
+}
+
+// canEnforce refuses what this server would store and then could not put in force: from then
+// on nothing would come through any more.
+func (s *Server) canEnforce(objects map[string]catalog.Record) error {
+	w := &snapshot.World{}
+	for _, key := range slices.Sorted(maps.Keys(objects)) {
+		if err := addObject(w, objects[key]); err != nil {
+			return err
+		}
+	}
+	_, faults := policy.Compile(policy.Set{
+		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict, Policies: w.Policies, PeerAuth: w.PeerAuth,
+	})
+	if len(faults) > 0 {
+		f := faults[0]
+		return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
+	}
+	return nil
+}
+
+// recordChange writes who changes what before it is changed.
+func (s *Server) recordChange(ctx context.Context, verb string, results []admin.Result) error {
+	actor := "unknown"
+	if p := admin.ProcessOf(ctx); p != nil {
+		actor = fmt.Sprintf("unix:uid:%d", p.UID())
+	}
+	for _, r := range results {
+		if r.Result == catalog.Unchanged {
+			continue
+		}
+		rec := &audit.Record{
+			Kind: audit.KindAdmin, Actor: actor, Action: verb, Object: r.Kind + "/" + r.Namespace + "/" + r.Name,
+			Summary: r.Result, Decision: audit.Allow, Layer: audit.LayerAdmin, Result: audit.ResultOK,
+		}
+		if err := s.recorder.Record(ctx, rec); err != nil {
+			return fmt.Errorf("recording a change: %w", err)
+		}
+		s.o.Log.Info("object "+r.Result, "object", rec.Object, "actor", actor)
+	}
+	return nil
+}
+
+// remove deletes objects by name, or those that files name.
+func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.ApplyReply, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	known, rev, err := s.catalog.All(ctx)
+	if err != nil {
+		return admin.ApplyReply{}, err
+	}
+	refs := r.Refs
+	if len(r.Files) > 0 {
+		objects, faults := resource.Decode(files(r.Files), s.decoding(admin.ApplyRequest{Namespace: r.Namespace}, known))
+		if resource.Stops(faults) {
+			return admin.ApplyReply{}, faulty("deleting", r.Files, faults)
+		}
+		for _, o := range objects {
+			refs = append(refs, admin.Ref{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name})
+		}
+	}
+	var changes []catalog.Change
+	said := map[admin.Ref]bool{}
+	for _, ref := range refs {
+		rec, ok := known[catalog.Key(ref.Kind, ref.Namespace, ref.Name)]
+		switch {
+		case said[ref]:
+			continue
+		case ok:
+			said[ref] = true
+			changes = append(changes, catalog.Change{Object: rec.Object, Remove: true})
+		case !r.IgnoreNotFound:
+			return admin.ApplyReply{}, notFound(ref, known)
+		}
+	}
+	if !r.Confirmed && !r.DryRun {
+		if err := s.opensTheMesh(known, changes); err != nil {
+			return admin.ApplyReply{}, err
+		}
+	}
+	return s.commit(ctx, "delete", known, rev, changes, r.DryRun)
+}
+
+func notFound(ref admin.Ref, known map[string]catalog.Record) error {
+	id := ref.Kind + "/" + ref.Namespace + "/" + ref.Name
+	k, _ := resource.LookupKind(ref.Kind)
+	for _, key := range slices.Sorted(maps.Keys(known)) {
+		r := known[key]
+		if r.Kind == ref.Kind && r.Name == ref.Name {
+			return &admin.Problem{
+				Code: "other_namespace", Message: fmt.Sprintf("%s does not exist; %s/%s does", id, r.Namespace, r.Name),
+				Hints: []string{fmt.Sprintf("countersign get %s %s -n %s", k.Short, r.Name, r.Namespace)},
+			}
+		}
+	}
+	return &admin.Problem{Code: "not_found", Message: id + " does not exist", Hints: []string{"countersign get " + k.Short}}
+}
+
+// objects lists what is applied.
+func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, error) {
+	known, _, err := s.catalog.All(ctx)
+	if err != nil {
+		return admin.Objects{}, err
+	}
+	out := admin.Objects{Objects: []admin.Object{}}
+	for _, key := range slices.Sorted(maps.Keys(known)) {
+		r := known[key]
+		if q.Kind != "" && r.Kind != q.Kind || q.Namespace != "" && r.Namespace != q.Namespace {
+			continue
+		}
+		if len(q.Names) > 0 && !slices.Contains(q.Names, r.Name) {
+			continue
+		}
+		o, err := s.shown(r)
+		if err != nil {
+			return admin.Objects{}, err
+		}
+		out.Objects = append(out.Objects, o)
+	}
+	for _, name := range q.Names {
+		found := slices.ContainsFunc(out.Objects, func(o admin.Object) bool { return o.Name == name })
+		if !found {
+			return admin.Objects{}, notFound(admin.Ref{Kind: q.Kind, Namespace: q.Namespace, Name: name}, known)
+		}
+	}
+	return out, nil
+}
+
+func (s *Server) shown(r catalog.Record) (admin.Object, error) {
+	rev := fmt.Sprint(r.Last)
+	y, err := resource.YAML(r.Object, r.Created, rev)
+	if err != nil {
+		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+	}
+	j, err := resource.JSONWith(r.Object, r.Created, rev)
+	if err != nil {
+		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+	}
+	return admin.Object{
+		Kind: r.Kind, APIVersion: r.APIVersion, Namespace: r.Namespace, Name: r.Name, Created: r.Created,
+		Revision: r.Last, Columns: resource.Row(r.Object, s.meta.RootNamespace, s.td.Name()), YAML: string(y), JSON: strings.TrimSpace(string(j)),
+	}, nil
+}
