@@ -1,0 +1,93 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"countersign.dev/internal/attest"
+	"countersign.dev/internal/entry"
+	"countersign.dev/internal/workloadapi"
+)
+
+var _ workloadapi.Source = (*Node)(nil)
+
+// maxIdentities bounds what one process is granted (identity.md 12.4).
+const maxIdentities = 64
+
+// State is what the Workload API tells a process: every identity that its facts earn now.
+func (n *Node) State(ctx context.Context, f attest.Facts, p *attest.Process) (workloadapi.State, error) {
+	s := n.snap.Load()
+	if s.Revision == 0 {
+		return workloadapi.State{Starting: true}, nil
+	}
+	found := append(n.runSelectors(f.PID), f.Selectors...)
+	grants := s.index.Match(found, s.Selectors, time.Now())
+	out := workloadapi.State{TrustDomain: n.td.Name(), Bundle: derOf(s.roots(n))}
+	if len(grants) == 0 {
+		out.Refusal = n.refusalOf(found, s)
+		return out, nil
+	}
+	if len(grants) > maxIdentities {
+		n.o.Log.Warn("a process earns too many identities; the first are granted", "pid", f.PID, "earned", len(grants), "granted", maxIdentities)
+		grants = grants[:maxIdentities]
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	hints := map[string]bool{}
+	ids := map[string]bool{}
+	for _, g := range grants {
+		v, err := n.svids.demand(ctx, *g.Entry)
+		if err != nil {
+			return out, fmt.Errorf("making the SVID of %s/%s: %w", g.Entry.Namespace, g.Entry.Name, err)
+		}
+		if ids[v.ID] {
+			continue
+		}
+		ids[v.ID] = true
+		hint := g.Entry.Hint
+		if hints[hint] {
+			hint = "" // of two with one hint the later loses it
+		}
+		hints[hint] = hint != ""
+		out.SVIDs = append(out.SVIDs, workloadapi.SVID{ID: v.ID, Chain: v.Chain, Key: v.PKCS8, Hint: hint})
+	}
+	return out, nil
+}
+
+// runSelectors are the run: facts of a process: the runs it descends from.
+func (n *Node) runSelectors(pid int) []string {
+	var out []string
+	for _, x := range n.allRuns() {
+		if pid == x.proc.PID() {
+			continue // run itself is not of its run
+		}
+		if ok, err := attest.Below(pid, x.proc.PID()); err == nil && ok && x.proc.Alive() {
+			out = append(out, "run:"+x.name())
+		}
+	}
+	return out
+}
+
+func (n *Node) refusalOf(found []string, s *held) *workloadapi.Refusal {
+	r := &workloadapi.Refusal{Reason: "no_entry", Text: "no Workload matches this process", Selectors: found}
+	near := entry.Explain(s.Entries, found, s.Selectors, time.Now())
+	if len(near) > 0 && near[0].Reason != "" {
+		r.Reason = near[0].Reason
+	}
+	return r
+}
+
+func (h *held) roots(n *Node) []*x509.Certificate {
+	b, _ := h.trust.Bundle(n.td)
+	return b.Roots
+}
+
+func derOf(roots []*x509.Certificate) [][]byte {
+	var out [][]byte
+	for _, r := range roots {
+		out = append(out, r.Raw)
+	}
+	return out
+}

@@ -1,0 +1,73 @@
+package node
+
+import (
+	"fmt"
+
+	"countersign.dev/internal/entry"
+	"countersign.dev/internal/identity"
+	"countersign.dev/internal/policy"
+	"countersign.dev/internal/proxy"
+	"countersign.dev/internal/snapshot"
+)
+
+// prepare turns a snapshot into what is enforced. It changes nothing: an error leaves the
+// last good state in force.
+func (n *Node) prepare(s *snapshot.Node) (*held, *proxy.State, error) {
+	if s.Mesh.TrustDomain != n.td.Name() {
+		return nil, nil, fmt.Errorf("snapshot of trust domain %q, this node is of %q", s.Mesh.TrustDomain, n.td.Name())
+	}
+	own, ok := s.Bundles[n.td.Name()]
+	if !ok {
+		return nil, nil, fmt.Errorf("snapshot without the bundle of %q", n.td.Name())
+	}
+	bundle, err := identity.ParseBundle(n.td, own)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the trust bundle: %w", err)
+	}
+	compiled, faults := policy.Compile(s.Set)
+	if len(faults) > 0 {
+		return nil, nil, fmt.Errorf("policies: %s: %s: %s", faults[0].Policy, faults[0].Field, faults[0].Text)
+	}
+	h := &held{Node: s, trust: identity.NewTrust(n.td, bundle), index: entry.NewIndex(s.Entries), compiled: compiled}
+	state := &proxy.State{
+		Revision: s.Revision, PolicyRevision: s.Set.Revision, Compiled: compiled, Trust: h.trust,
+		Services: map[proxy.ServiceKey]*proxy.Service{}, Namespaces: map[string]bool{"default": true},
+		AllowAny: s.Mesh.AllowAny, TrustDomain: n.td.Name(), Node: n.o.Name,
+	}
+	for _, svc := range s.Services {
+		p := &proxy.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: svc.Owners}
+		for _, port := range svc.Ports {
+			p.Ports = append(p.Ports, proxy.ServicePort{Number: port.Number, Target: port.Target, Protocol: port.Protocol})
+		}
+		state.Services[proxy.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}] = p
+		state.Namespaces[svc.Namespace] = true
+	}
+	for _, i := range s.Instances {
+		for _, name := range i.Services {
+			if svc := state.Services[keyOf(name)]; svc != nil {
+				svc.Instances = append(svc.Instances, instanceOf(i))
+			}
+		}
+	}
+	for _, e := range s.Entries {
+		state.Namespaces[e.Namespace] = true
+	}
+	return h, state, nil
+}
+
+func keyOf(name string) proxy.ServiceKey {
+	for i := range name {
+		if name[i] == '/' {
+			return proxy.ServiceKey{Namespace: name[:i], Name: name[i+1:]}
+		}
+	}
+	return proxy.ServiceKey{Name: name}
+}
+
+func instanceOf(i snapshot.Instance) proxy.Instance {
+	out := proxy.Instance{ID: i.ID, Owner: i.Owner, Addr: i.Address, State: i.State, Ports: map[uint16]uint16{}}
+	for _, p := range i.Ports {
+		out.Ports[p.Number] = p.Target
+	}
+	return out
+}
