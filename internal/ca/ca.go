@@ -169,7 +169,7 @@ func (a *Authority) Status() []AuthorityStatus {
 			NotBefore: a.root.cert.NotBefore, NotAfter: a.root.cert.NotAfter, Made: a.madeRoot,
 		},
 		{
-			Kind: "issuer", KeyID: shortID(iss.cert.SubjectKeyId), State: StateActive,
+			Kind: "issuing", KeyID: shortID(iss.cert.SubjectKeyId), State: StateActive,
 			NotBefore: iss.cert.NotBefore, NotAfter: iss.cert.NotAfter,
 			Server: a.opt.ServerName, RenewAt: iss.renewAt(), Made: iss.made,
 		},
