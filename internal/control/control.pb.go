@@ -666,7 +666,7 @@ type Want struct {
 	Entry         string                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"` // namespace/name; empty: the node's own SVID
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	Csr           []byte                 `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	Selectors     []string               `protobuf:"bytes,4,rep,name=selectors,proto3" json:"selectors,omitempty"` // found, for the record
+	Selectors     []string               `protobuf:"bytes,4,rep,name=selectors,proto3" json:"selectors,omitempty"` // of the entry, for the record
 	Replaces      []byte                 `protobuf:"bytes,5,opt,name=replaces,proto3" json:"replaces,omitempty"`   // serial of the SVID it renews
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

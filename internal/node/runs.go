@@ -272,6 +272,7 @@ func (x *run) start(ctx context.Context, ls []net.Listener) error {
 	x.stop = stop
 	x.n.mu.Lock()
 	x.n.runs[x.instance] = x
+	x.n.svids.hold(x.name())
 	x.n.mu.Unlock()
 	x.n.endRunsWithout(x.n.snap.Load()) // the Workload may have gone since it was looked at
 	return nil
@@ -363,6 +364,7 @@ func (x *run) report(ctx context.Context) bool {
 func (x *run) end(ctx context.Context) {
 	x.n.mu.Lock()
 	delete(x.n.runs, x.instance)
+	x.n.svids.release(x.name())
 	x.n.mu.Unlock()
 	x.cancel()
 	x.working.Wait()

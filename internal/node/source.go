@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"countersign.dev/internal/attest"
@@ -23,6 +25,7 @@ func (n *Node) State(ctx context.Context, f attest.Facts, p *attest.Process) (wo
 		return workloadapi.State{Starting: true}, nil
 	}
 	found := append(n.runSelectors(f.PID), f.Selectors...)
+	found = append(found, hashSelector(s.Entries, found, p)...)
 	grants := s.index.Match(found, s.Selectors, time.Now())
 	out := workloadapi.State{TrustDomain: n.td.Name(), Bundle: derOf(s.roots(n))}
 	if len(grants) == 0 {
@@ -54,6 +57,25 @@ func (n *Node) State(ctx context.Context, f attest.Facts, p *attest.Process) (wo
 		out.SVIDs = append(out.SVIDs, workloadapi.SVID{ID: v.ID, Chain: v.Chain, Key: v.PKCS8, Hint: hint})
 	}
 	return out, nil
+}
+
+// hashSelector is the hash of a process's executable, which is computed only where an entry
+// asks for it and every other selector of that set was found (identity.md 11.2).
+func hashSelector(entries []entry.Entry, found []string, p *attest.Process) []string {
+	isHash := func(sel string) bool { return strings.HasPrefix(sel, "unix:sha256:") }
+	for _, e := range entries {
+		for _, set := range e.Sets {
+			asked := slices.ContainsFunc(set, isHash)
+			if !asked || slices.ContainsFunc(set, func(sel string) bool { return !isHash(sel) && !slices.Contains(found, sel) }) {
+				continue
+			}
+			if hash, err := p.SHA256(); err == nil {
+				return []string{"unix:sha256:" + hash}
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 // runSelectors are the run: facts of a process: the runs it descends from.

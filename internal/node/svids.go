@@ -35,7 +35,10 @@ type svids struct {
 	by      map[string]*svid
 	making  map[string]*making
 	failed  map[string]*backoff
-	renewed chan struct{} // wakes run
+	held    map[string]int       // runs that use it
+	asked   map[string]time.Time // last demand, of each in by
+	idle    map[string]time.Time // since when nobody has asked for one that is due
+	renewed chan struct{}        // wakes run
 	gen     uint64
 	working sync.WaitGroup
 }
@@ -52,7 +55,8 @@ type backoff struct {
 }
 
 func newSVIDs(n *Node) *svids {
-	return &svids{n: n, by: map[string]*svid{}, making: map[string]*making{}, failed: map[string]*backoff{}, renewed: make(chan struct{}, 1)}
+	return &svids{n: n, by: map[string]*svid{}, making: map[string]*making{}, failed: map[string]*backoff{},
+		held: map[string]int{}, asked: map[string]time.Time{}, idle: map[string]time.Time{}, renewed: make(chan struct{}, 1)}
 }
 
 // current is the credential of an entry if there is one that has not ended.
@@ -76,6 +80,7 @@ func (s *svids) all() map[string]*svid {
 func (s *svids) demand(ctx context.Context, e entry.Entry) (*svid, error) {
 	name := e.Namespace + "/" + e.Name
 	s.mu.Lock()
+	s.asked[name] = time.Now()
 	if v := s.by[name]; v != nil && time.Now().Before(v.NotAfter) {
 		s.mu.Unlock()
 		return v, nil
@@ -199,8 +204,7 @@ func (s *svids) keepOnly(entries []entry.Entry) {
 		e, ok := left[name]
 		switch {
 		case !ok || e.ServiceAccount != v.entry.ServiceAccount:
-			delete(s.by, name)
-			delete(s.failed, name)
+			s.dropLocked(name)
 		case e.Revision != v.entry.Revision:
 			same := *v // the ID stands
 			same.entry = e
@@ -230,7 +234,8 @@ func (s *svids) run(ctx context.Context) error {
 	}
 }
 
-// renewDue starts what is due and gives the time until the next one is.
+// renewDue starts what is due and gives the time until the next one is. What no run uses is
+// renewed only while the Workload API still asks for it: an open stream asks at each change.
 func (s *svids) renewDue(ctx context.Context) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -241,16 +246,51 @@ func (s *svids) renewDue(ctx context.Context) time.Duration {
 		if b := s.failed[name]; b != nil {
 			at = later(at, b.next)
 		}
-		if now.Before(at) {
+		switch {
+		case now.Before(at):
 			wait = min(wait, at.Sub(now))
 			continue
-		}
-		if s.making[name] == nil {
-			s.startLocked(ctx, v.entry)
+		case s.held[name] > 0 || s.asked[name].After(v.renew):
+			delete(s.idle, name)
+			if s.making[name] == nil {
+				s.startLocked(ctx, v.entry)
+			}
+		case s.idle[name].IsZero():
+			s.idle[name] = now
+			s.n.notify()
+		case now.Sub(s.idle[name]) > idleTime:
+			s.dropLocked(name)
 		}
 		wait = min(wait, time.Second)
 	}
 	return max(wait, 10*time.Millisecond)
+}
+
+// idleTime is how long streams of the Workload API have to ask once more for an SVID that no
+// run uses; a key that nobody wants is not kept.
+const idleTime = 2 * time.Second
+
+// hold keeps the credential of an entry renewed until release: a run uses it.
+func (s *svids) hold(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[name]++
+}
+
+func (s *svids) release(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[name]--; s.held[name] == 0 {
+		delete(s.held, name)
+	}
+}
+
+func (s *svids) dropLocked(name string) {
+	delete(s.by, name)
+	delete(s.failed, name)
+	delete(s.asked, name)
+	delete(s.idle, name)
+	s.n.o.Metrics.CertificateGone("workload", name)
 }
 
 // again lets what failed be tried at once: the server is back.

@@ -149,6 +149,7 @@ func inBubble(t *testing.T, f func(t *testing.T, n *Node, a *authority)) {
 		})
 		parts.Go(func() { n.client.Run(ctx) })
 		<-n.first
+		n.svids.hold("shop/web")
 		parts.Go(func() { n.svids.run(ctx) })
 		f(t, n, a)
 		cancel()
@@ -323,4 +324,22 @@ func TestRetryAfter(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A key that nobody uses is not kept: its SVID is not renewed, and goes.
+func TestUnusedSVIDGoes(t *testing.T) {
+	inBubble(t, func(t *testing.T, n *Node, a *authority) {
+		n.svids.release("shop/web")
+		if _, err := n.svids.demand(t.Context(), shopEntry("web", 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(life)
+		synctest.Wait()
+		if len(n.svids.all()) != 0 || len(n.svids.asked) != 0 || len(n.svids.idle) != 0 {
+			t.Errorf("kept %d", len(n.svids.all()))
+		}
+		if asked := a.set(false); asked != 1 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
 }

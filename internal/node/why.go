@@ -69,7 +69,8 @@ func isName(id string, n admin.Name) bool {
 		return false
 	}
 	ns, sa, ok := identity.Split(p)
-	return ok && ns == n.Namespace && (sa == n.Name || n.Name == "*")
+	return ok && (n.Namespace == "" || ns == n.Namespace) && (n.Name == "*" || sa == n.Name) &&
+		(n.TrustDomain == "" || p.TrustDomain().Name() == n.TrustDomain)
 }
 
 // short is how people know an identity: NAME, or NS/NAME out of the namespace in force.
@@ -178,7 +179,10 @@ func (n *Node) inMesh(to string) string {
 	if to == "" {
 		to = "api" // it cannot be known whom plaintext was meant for
 	}
-	return "countersign run web -- curl -sS http://" + strings.ReplaceAll(to, "/", ".") + "/"
+	if ns, name, ok := strings.Cut(to, "/"); ok {
+		to = name + "." + ns
+	}
+	return "countersign run web -- curl -sS http://" + to + "/"
 }
 
 // explainOther gives the sentences of the layers before policy (cli.md 10.9).

@@ -303,6 +303,9 @@ func (s *Server) Root() (keyID string, notAfter time.Time, made bool) {
 	return "", time.Time{}, false
 }
 
+// RootNamespace is the mesh's.
+func (s *Server) RootNamespace() string { return s.meta.RootNamespace }
+
 // TrustDomain is the mesh's.
 func (s *Server) TrustDomain() string { return s.td.Name() }
 
