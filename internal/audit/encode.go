@@ -56,7 +56,7 @@ func (rec *Record) channel(o *object) {
 		o.str("tls_group", tls.CurveID(rec.TLSGroup).String())
 	}
 	if rec.TLSSuite != 0 {
-		o.str("tls_suite", tls.CipherSuiteName(rec.TLSSuite))
+		o.str("tls_suite", suiteName(rec.TLSSuite))
 	}
 	o.str("alpn", rec.ALPN)
 	o.str("sni", rec.SNI)
@@ -301,4 +301,17 @@ func unseen(r rune) bool {
 		return true
 	}
 	return false
+}
+
+// suiteName is tls.CipherSuiteName without its list, which is made anew at each call.
+func suiteName(id uint16) string {
+	switch id {
+	case tls.TLS_AES_128_GCM_SHA256:
+		return "TLS_AES_128_GCM_SHA256"
+	case tls.TLS_AES_256_GCM_SHA384:
+		return "TLS_AES_256_GCM_SHA384"
+	case tls.TLS_CHACHA20_POLY1305_SHA256:
+		return "TLS_CHACHA20_POLY1305_SHA256"
+	}
+	return tls.CipherSuiteName(id)
 }
