@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/golang/protobuf/jsonpb" //nolint:staticcheck // the only decoder that takes what users write, istio-semantics.md 2.3
-	"github.com/golang/protobuf/proto"  //nolint:staticcheck // what jsonpb decodes into
+	//lint:ignore SA1019 the only decoder that takes what users write, such as 1m (istio-semantics.md 2.3)
+	"github.com/golang/protobuf/jsonpb"
+	//lint:ignore SA1019 what jsonpb decodes into
+	"github.com/golang/protobuf/proto"
 	security "istio.io/api/security/v1beta1"
 
 	"countersign.dev/internal/policy"
