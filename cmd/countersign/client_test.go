@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"countersign.dev/internal/admin"
+	"countersign.dev/internal/audit"
+)
+
+// answers serves one socket of a server that answers as it is told, and gives its address.
+func answers(t *testing.T, calls map[string]func() any) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	ln, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	for path, answer := range calls {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			v := answer()
+			if p, ok := v.(*admin.Problem); ok {
+				w.WriteHeader(http.StatusUnprocessableEntity)
+				v = p
+			}
+			json.NewEncoder(w).Encode(v)
+		})
+	}
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	return "unix://" + filepath.Join(dir, "admin.sock")
+}
+
+var written = admin.ApplyReply{Objects: []admin.Result{{Kind: "AuthorizationPolicy", Namespace: "default", Name: "a", Result: "created"}}, Revision: 8812}
+
+func late() any {
+	return admin.Enforcement{Nodes: 41, Of: 43, Laggards: []admin.Laggard{
+		{Node: "b7", Revision: 8790, LastSeen: time.Now().Add(-40 * time.Second)},
+		{Node: "c2", Revision: 8790, Refused: "policies/shop: bad CIDR"},
+	}}
+}
+
+func TestLaggards(t *testing.T) {
+	addr := answers(t, map[string]func() any{"/v1/allow": func() any { return written }, "/v1/enforced": late})
+	const detail = "  node b7  at 8790, last seen 40s ago\n  node c2  refused 8812: policies/shop: bad CIDR\n"
+	status, out, errs := call(t, "allow", "web", "a", "--server", addr, "--wait=10ms")
+	if want := "error: waiting for revision 8812: 2 of 43 nodes do not enforce it\n" + detail + "hint: countersign status\n"; status != 1 || errs != want {
+		t.Errorf("--wait: status %d\n%s", status, errs)
+	}
+	if want := "created    AuthorizationPolicy/default/a\n"; out != want {
+		t.Errorf("stdout %q", out)
+	}
+	status, out, errs = call(t, "allow", "web", "a", "--server", addr, "--wait=10ms", "--json")
+	if status != 1 || !strings.Contains(out, `"laggards":[{"node":"b7","revision":8790,`) || !strings.HasPrefix(errs, `{"error":{"code":"laggards",`) {
+		t.Errorf("--json: status %d\n%s\n%s", status, out, errs)
+	}
+	status, _, errs = call(t, "allow", "web", "a", "--server", addr, "--wait=0")
+	if status != 0 || errs != "" {
+		t.Errorf("--wait=0: status %d\n%s", status, errs)
+	}
+	status, _, errs = call(t, "allow", "web", "a", "--server", addr)
+	if want := "note: waiting for revision 8812: 2 of 43 nodes do not enforce it\n" + detail; status != 0 || !strings.HasSuffix(errs, want) {
+		t.Errorf("without --wait: status %d\n%s", status, errs)
+	}
+}
+
+// TestWaitingGivenUp holds that Ctrl-C while waiting says that the change was made.
+func TestWaitingGivenUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	addr := answers(t, map[string]func() any{"/v1/allow": func() any { return written }, "/v1/enforced": func() any {
+		cancel()
+		return late()
+	}})
+	var out, errs bytes.Buffer
+	status := run(ctx, []string{"allow", "web", "a", "--server", addr, "--wait"}, strings.NewReader(""), &out, &errs)
+	if want := "error: revision 8812: it was applied; waiting was given up\n"; status != 130 || errs.String() != want {
+		t.Errorf("status %d\n%s", status, errs.String())
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	stop := make(chan struct{})
+	defer close(stop)
+	addr := answers(t, map[string]func() any{"/v1/allow": func() any { <-stop; return written }, "/v1/objects": func() any { <-stop; return nil }})
+	status, out, errs := call(t, "allow", "web", "a", "--server", addr, "--timeout", "50ms")
+	if want := "error: allowing web to call a: no answer within 50 ms; it may have been done\nhint: countersign get ap -A\n"; status != 1 || out != "" || errs != want {
+		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
+	}
+	status, _, errs = call(t, "get", "ap", "--server", addr, "--timeout", "50ms")
+	if status != 1 || !strings.HasPrefix(errs, "error: no answer within 50") {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+}
+
+// TestDemosKept holds that a demo removes old ones, three kept, and never one that runs.
+func TestDemosKept(t *testing.T) {
+	demos := t.TempDir()
+	mkdir := func(name string) {
+		if err := os.MkdirAll(filepath.Join(demos, name, "server"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 6 {
+		mkdir(fmt.Sprintf("20261121-20140%d", i))
+	}
+	mkdir("mine")
+	l, err := takeLock(filepath.Join(demos, "20261121-201401"), "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.release()
+	forgetDemos(demos)
+	entries, err := os.ReadDir(demos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, d := range entries {
+		left = append(left, d.Name())
+	}
+	if want := []string{"20261121-201401", "20261121-201403", "20261121-201404", "20261121-201405", "mine"}; !slices.Equal(left, want) {
+		t.Errorf("left %v, want %v", left, want)
+	}
+}
+
+func TestMisplayed(t *testing.T) {
+	id := func(name string) string { return "spiffe://cluster.local/ns/default/sa/" + name }
+	good := audit.Row{From: id("web"), To: id("orders"), Allowed: 3}
+	bad := audit.Row{From: id(intruder), To: id("payments"), Refused: 2}
+	for _, test := range []struct {
+		name string
+		rows []audit.Row
+		want string
+	}{
+		{"as intended", []audit.Row{good, bad}, ""},
+		{"refused", []audit.Row{good, bad, {From: id("orders"), To: id("inventory"), Refused: 3, LastRefused: "8m2k"}}, "3 calls of orders → inventory were refused that should be allowed"},
+		{"let in", []audit.Row{good, {From: id(intruder), To: id("payments"), Allowed: 1}}, "1 call of intruder → payments were allowed that should be refused"},
+		{"no intruder", []audit.Row{good}, "3 calls allowed, 0 refused: too few to tell"},
+		{"nothing", nil, "0 calls allowed, 0 refused: too few to tell"},
+	} {
+		got := ""
+		if err := misplayed(test.rows, true); err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// TestPlaces holds where a server is looked for, in which order (cli.md 4.4).
+func TestPlaces(t *testing.T) {
+	home := t.TempDir()
+	state := filepath.Join(home, ".local", "state", "countersign")
+	demo := filepath.Join(state, "demo", "20261121-201402")
+	if err := os.MkdirAll(filepath.Join(demo, "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(demo, "run", "node.sock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_STATE_HOME", "")
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
+	for _, test := range []struct {
+		name         string
+		dir, server  string
+		envDir, envS string
+		want         []string
+	}{
+		{"nothing named", "", "", "", "", []string{"/run/user/7/countersign", state + "/run", demo + "/run", "/run/countersign"}},
+		{"--dir", "/a", "", "/b", "", []string{"/a/run"}},
+		{"COUNTERSIGN_DIR", "", "", "/b", "", []string{"/b/run"}},
+		{"--server", "/a", "unix:///s/admin.sock", "", "unix:///t/admin.sock", []string{"/s"}},
+		{"COUNTERSIGN_SERVER", "/a", "", "", "unix:///t/admin.sock", []string{"/t"}},
+	} {
+		t.Setenv("COUNTERSIGN_DIR", test.envDir)
+		t.Setenv("COUNTERSIGN_SERVER", test.envS)
+		e := &env{dir: test.dir, server: test.server, told: map[string]bool{}}
+		list, err := e.places()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range list {
+			got = append(got, p.run)
+		}
+		want := test.want
+		if len(want) > 1 && os.Getuid() == 0 { // root looks there first
+			want = append([]string{systemRun}, want[:len(want)-1]...)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", test.name, got, want)
+		}
+	}
+}
+
+// TestNotText holds that bytes which are no UTF-8 are a fault and never replaced on their way.
+func TestNotText(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	if err := os.WriteFile(file, []byte("kind: \xff\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addr := answers(t, map[string]func() any{"/v1/apply": func() any { t.Error("it was sent"); return written }})
+	status, _, errs := call(t, "apply", "-f", file, "--server", addr)
+	if status != 1 || !strings.HasPrefix(errs, file+":1:") || !strings.HasSuffix(errs, "nothing was changed\n") {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+}

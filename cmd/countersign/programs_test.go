@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Programs that scripts run as workloads: this test binary under other names, so that the
+// suite needs nothing but Go.
+
+// httpServer is httpserver PORT: it answers every request on loopback with what was asked.
+func httpServer() {
+	ln, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	err = http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path)
+	}))
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// getURL is get STATUS [METHOD] URL: it calls through HTTP_PROXY, as any program does, prints
+// status and body, and ends with 1 if the status is another.
+func getURL() {
+	args := os.Args[1:]
+	method := "GET"
+	if len(args) == 3 {
+		method, args = args[1], []string{args[0], args[2]}
+	}
+	req, err := http.NewRequest(method, args[1], nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	client := &http.Client{Timeout: 5 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	fmt.Printf("%d %s\n", res.StatusCode, strings.TrimSpace(string(body)))
+	if fmt.Sprint(res.StatusCode) != args[0] {
+		os.Exit(1)
+	}
+}
+
+// rawRequest is raw HOST:PORT TEXT: it writes TEXT (with Go's escapes) to a plain TCP
+// connection, or through HTTP_PROXY when HOST:PORT is "proxy", and prints the first line.
+func rawRequest() {
+	addr, text := os.Args[1], os.Args[2]
+	if addr == "proxy" {
+		_, addr, _ = strings.Cut(os.Getenv("HTTP_PROXY"), "@")
+	}
+	conn, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	r := strings.NewReplacer(`\r`, "\r", `\n`, "\n", `\e`, "\x1b", `\a`, "\a")
+	io.WriteString(conn, r.Replace(text))
+	line, _ := bufio.NewReader(conn).ReadString('\n')
+	fmt.Println(strings.TrimSpace(line))
+}
+
+// endSo is end STATUS or end TERM: a program that ends so.
+func endSo() {
+	if status, err := strconv.Atoi(os.Args[1]); err == nil {
+		os.Exit(status)
+	}
+	syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	select {}
+}
