@@ -21,9 +21,11 @@ const (
 func (p *program) keepSession(ctx context.Context, s *session) {
 	for {
 		p.tell(s, admin.RunMessage{Started: p.cmd.Process.Pid})
+		now, told := s, make(chan struct{})
 		over := context.AfterFunc(ctx, func() {
-			p.tell(s, admin.RunMessage{Ended: p.notes.ended})
-			s.conn.SetReadDeadline(time.Now())
+			defer close(told)
+			p.tell(now, admin.RunMessage{Ended: p.notes.ended})
+			now.conn.SetReadDeadline(time.Now())
 		})
 		final := false // the node will not take this run back
 		for {
@@ -39,7 +41,9 @@ func (p *program) keepSession(ctx context.Context, s *session) {
 				final = true
 			}
 		}
-		over()
+		if !over() {
+			<-told
+		}
 		s.conn.Close()
 		if final {
 			return
