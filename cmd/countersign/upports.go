@@ -34,9 +34,10 @@ func (h *house) listen(name, asked, standard string) (net.Listener, error) {
 		addr = standard
 	}
 	ln, err := listenTCP(addr)
-	if errors.Is(err, syscall.EADDRINUSE) && asked == "" && kept[name] == "" {
+	// Nobody was told the port of health and metrics but by us: it may move at any start.
+	if errors.Is(err, syscall.EADDRINUSE) && asked == "" && (kept[name] == "" || name == "health") {
 		if ln, err = listenTCP("127.0.0.1:0"); err == nil && !h.o.freePorts {
-			h.e.say("note: %s is in use; %s listens on %s, and keeps it", standard, name, ln.Addr())
+			h.e.say("note: %s is in use; %s listens on %s, and keeps it", addr, name, ln.Addr())
 		}
 	}
 	if err != nil {
