@@ -326,11 +326,13 @@ func (h *house) serve(ctx context.Context, ready func(*house)) error {
 	defer h.close()
 	ctx, h.down = context.WithCancel(ctx)
 	defer h.down()
-	// The node outlives the server by nothing and drains before it: programs first.
+	// The node drains and ends first: what ran here is taken out while the server still listens.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, life := errgroup.WithContext(life)
-	serverReady, nodeReady := make(chan struct{}), make(chan struct{})
+	nodeLife, endNode := context.WithCancel(life)
+	defer endNode()
+	serverReady, nodeReady, nodeDone := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
 		return h.server.Run(life, server.Listeners{Nodes: h.memory, Admin: h.admin}, func() { close(serverReady) })
 	})
@@ -345,7 +347,10 @@ func (h *house) serve(ctx context.Context, ready func(*house)) error {
 			g.Go(func() error { return err })
 			return false
 		}
-		g.Go(func() error { return h.node.Load().Run(life, h.local, func() { close(nodeReady) }) })
+		g.Go(func() error {
+			defer close(nodeDone)
+			return h.node.Load().Run(nodeLife, h.local, func() { close(nodeReady) })
+		})
 		select {
 		case <-nodeReady:
 			return true
@@ -360,6 +365,8 @@ func (h *house) serve(ctx context.Context, ready func(*house)) error {
 			h.drain(life)
 		case <-life.Done():
 		}
+		endNode()
+		<-nodeDone
 	}
 	end()
 	err := g.Wait()

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// schemaUnknown is what etcd warns of once in a new store, before its first snapshot.
-const schemaUnknown = "Failed to detect schema version"
+// schemaUnknown are what etcd warns of once in a new store, before its first snapshot.
+var schemaUnknown = []string{"Failed to detect schema version", "failed to update storage version"}
 
 // newZap is etcd's logger: it writes to log, and fatal and panic entries become a fault.
 func newZap(log *slog.Logger, f *fault) *zap.Logger {
@@ -61,7 +62,7 @@ func (c zapToSlog) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (c zapToSlog) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) && e.Message != schemaUnknown {
+	if c.Enabled(e.Level) && !slices.Contains(schemaUnknown, e.Message) {
 		return ce.AddCore(e, c)
 	}
 	return ce
