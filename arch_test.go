@@ -24,7 +24,7 @@ var floors = map[string]int{
 	"internal/ca": 2, "internal/attest": 2, "internal/catalog": 2, "internal/registry": 2,
 	"internal/control": 3, "internal/workloadapi": 3, "internal/proxy": 3, "internal/admin": 3,
 	"internal/server": 4, "internal/node": 4,
-	"": 5, "cmd/countersign": 5, "bench": 5,
+	"": 5, "cmd/countersign": 5, "cmd/countersign/systemtest": 5, "bench": 5,
 }
 
 // homes are the packages that a third-party library may be imported from, tests left aside.

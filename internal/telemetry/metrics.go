@@ -90,7 +90,7 @@ func NewMetrics(version string) *Metrics {
 		collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(),
 			collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{
-				Matcher: regexp.MustCompile(`^/(memory/classes/total|memory/classes/heap/objects):bytes$`),
+				Matcher: regexp.MustCompile(`^/(memory/classes/(total|heap/objects):bytes|gc/heap/allocs:(bytes|objects))$`),
 			}),
 		))
 	return m

@@ -1,0 +1,101 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An answer counts only if it is whole and right.
+func TestAnswer(t *testing.T) {
+	body := strings.Repeat("x", 4)
+	for _, test := range []struct {
+		name, in string
+		last, ok bool
+	}{
+		{"right", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + body, false, true},
+		{"the last of its connection", "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\n" + body, true, true},
+		{"refused", "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\n" + body, false, false},
+		{"short", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nxx", false, false},
+		{"of another length", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxxx", false, false},
+		{"without a length", "HTTP/1.1 200 OK\r\n\r\n" + body, false, false},
+		{"cut in its head", "HTTP/1.1 200 OK\r\nConte", false, false},
+	} {
+		last, err := answer(bufio.NewReader(strings.NewReader(test.in)), make([]byte, 4))
+		if last != test.last && test.ok || (err == nil) != test.ok {
+			t.Errorf("%s: got %v, %v", test.name, last, err)
+		}
+	}
+}
+
+// The two children speak with each other, and the caller notices who it arrived as.
+func TestLoad(t *testing.T) {
+	addr, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serveProgram(ctx, addr[strings.LastIndexByte(addr, ':')+1:]) }()
+	for ctx.Err() == nil {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			break
+		}
+		pause(ctx, time.Millisecond)
+	}
+	for _, test := range []struct {
+		want string
+		ok   bool
+	}{{"xxxx", true}, {"spiffe://", false}} {
+		var in, out bytes.Buffer
+		o := order{Addr: addr, Want: test.want, Conns: 2, Post: true, Warm: 50 * time.Millisecond, Time: 100 * time.Millisecond, PIDs: []int{os.Getpid()}}
+		if err := json.NewEncoder(&in).Encode(o); err != nil {
+			t.Fatal(err)
+		}
+		if err := serveLoad(ctx, &in, &out); err != nil {
+			t.Fatal(err)
+		}
+		var got tally
+		if err := json.NewDecoder(&out).Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if test.ok != (got.Requests > 0 && got.P50 > 0) || test.ok == (got.First != "") {
+			t.Errorf("want %q: got %+v", test.want, got)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever was started is ended, in time.
+func TestCrewEnds(t *testing.T) {
+	var c crew
+	m, err := c.add("cat", exec.Command("cat", "/dev/zero"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mem, err := memoryOf([]int{m.pid()}); err != nil || mem.RSS == 0 {
+		t.Errorf("memory: got %+v, %v", mem, err)
+	}
+	c.end()
+	select {
+	case <-m.done:
+	default:
+		t.Error("cat goes on")
+	}
+	if _, err := cpuOf([]int{m.pid()}); err == nil {
+		t.Error("CPU time of a process that has ended: got no error")
+	}
+}
