@@ -229,7 +229,7 @@ func (d *demo) openShop(ctx context.Context) error {
 	d.progress(fmt.Sprintf("  authority %s  node %s", mark("✓"), mark("✓")))
 	var serving []string
 	for _, name := range []string{"payments", "inventory", "orders"} {
-		port, err := freePort()
+		port, err := freePort(ctx)
 		if err != nil {
 			return err
 		}

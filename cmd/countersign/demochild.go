@@ -160,8 +160,8 @@ func (d *demo) called(from, to string) bool {
 }
 
 // freePort is a port that nobody listens on now.
-func freePort() (int, error) {
-	ln, err := listenTCP("127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	ln, err := listenTCP(ctx, "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("looking for a free port: %w", err)
 	}

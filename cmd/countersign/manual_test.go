@@ -50,7 +50,7 @@ func TestGlossaryNamesPackages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range dirs {
-		if !regexp.MustCompile(`\*\*.?`+d.Name()+`.?\*\*`).Match(b) {
+		if !regexp.MustCompile(`\*\*.?` + d.Name() + `.?\*\*`).Match(b) {
 			t.Errorf("ARCHITECTURE.md does not say what **%s** is", d.Name())
 		}
 	}

@@ -82,7 +82,7 @@ type program struct {
 }
 
 func (e *env) runProgram(ctx context.Context, o runOptions, args []string) error {
-	p, err := e.prepareRun(o, args)
+	p, err := e.prepareRun(ctx, o, args)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (p *program) problem(err error) error {
 
 // prepareRun checks everything that can be checked before anything is opened, then opens the
 // listeners with the rights of whoever typed the command.
-func (e *env) prepareRun(o runOptions, args []string) (*program, error) {
+func (e *env) prepareRun(ctx context.Context, o runOptions, args []string) (*program, error) {
 	switch {
 	case len(args) == 0:
 		return nil, usage("run needs a NAME", "countersign run api --port 8081 -- ./api")
@@ -175,11 +175,11 @@ func (e *env) prepareRun(o runOptions, args []string) (*program, error) {
 		return nil, err
 	}
 	p.quiet = len(p.req.Ports) == 0
-	if err := p.openListeners(); err != nil {
+	if err := p.openListeners(ctx); err != nil {
 		p.closeListeners()
 		return nil, err
 	}
-	return p, p.portsFree()
+	return p, p.portsFree(ctx)
 }
 
 func labelOf(s string) string {
@@ -291,7 +291,7 @@ func similarFile(path string) string {
 // openListeners opens the proxy listener and those of --listen; the node gets duplicates and
 // this process keeps its own until the last descendant has ended, so that no port of the run
 // falls to another user while something may still call it (sec-listener-kept).
-func (p *program) openListeners() error {
+func (p *program) openListeners(ctx context.Context) error {
 	for i, addr := range append([]string{"127.0.0.1:0"}, p.o.listen...) {
 		if i > 0 {
 			host, port, err := net.SplitHostPort(addr)
@@ -302,7 +302,7 @@ func (p *program) openListeners() error {
 				return usage("--listen needs --port: where the program listens", "countersign run "+p.req.Name+" --port 8081 --listen "+addr+" -- ./api")
 			}
 		}
-		ln, err := listenTCP(addr)
+		ln, err := listenTCP(ctx, addr)
 		if err != nil {
 			pr := (&house{}).portProblem(addr, err)
 			var problem *admin.Problem
@@ -326,10 +326,10 @@ func (p *program) closeListeners() {
 }
 
 // portsFree refuses a program's port that somebody else holds: the node would refuse to call it.
-func (p *program) portsFree() error {
+func (p *program) portsFree(ctx context.Context) error {
 	for _, port := range p.req.Ports {
 		addr := fmt.Sprintf("127.0.0.1:%d", port.Number)
-		ln, err := listenTCP(addr)
+		ln, err := listenTCP(ctx, addr)
 		if err == nil {
 			ln.Close()
 			continue

@@ -212,12 +212,12 @@ func (h *house) openDirs(context.Context) error {
 }
 
 // openPorts takes every socket before anything is written to the store.
-func (h *house) openPorts(context.Context) error {
+func (h *house) openPorts(ctx context.Context) error {
 	var err error
-	if h.local.Inbound, err = h.listen("inbound", h.o.inbound, defaultInbound); err != nil {
+	if h.local.Inbound, err = h.listen(ctx, "inbound", h.o.inbound, defaultInbound); err != nil {
 		return err
 	}
-	if h.pages, err = h.listen("health", "", defaultHealth); err != nil {
+	if h.pages, err = h.listen(ctx, "health", "", defaultHealth); err != nil {
 		return err
 	}
 	unixSocket := func(name string, mode os.FileMode) (*net.UnixListener, error) {

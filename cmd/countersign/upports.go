@@ -21,7 +21,7 @@ import (
 
 // listen takes a port. One that was asked for must be free; one of ours by default gives way
 // at the first start of a directory to a free one, which that directory keeps (cli.md 4.5).
-func (h *house) listen(name, asked, standard string) (net.Listener, error) {
+func (h *house) listen(ctx context.Context, name, asked, standard string) (net.Listener, error) {
 	kept := h.keptPorts()
 	addr := asked
 	switch {
@@ -33,10 +33,10 @@ func (h *house) listen(name, asked, standard string) (net.Listener, error) {
 	default:
 		addr = standard
 	}
-	ln, err := listenTCP(addr)
+	ln, err := listenTCP(ctx, addr)
 	// Nobody was told the port of health and metrics but by us: it may move at any start.
 	if errors.Is(err, syscall.EADDRINUSE) && asked == "" && (kept[name] == "" || name == "health") {
-		if ln, err = listenTCP("127.0.0.1:0"); err == nil && !h.o.freePorts {
+		if ln, err = listenTCP(ctx, "127.0.0.1:0"); err == nil && !h.o.freePorts {
 			h.e.say("note: %s is in use; %s listens on %s, and keeps it", addr, name, ln.Addr())
 		}
 	}
@@ -55,10 +55,10 @@ func (h *house) listen(name, asked, standard string) (net.Listener, error) {
 
 // listenTCP opens a plain TCP listener: descriptors that programs hand over are compared with
 // the kernel's tables of TCP, where MPTCP would not stand.
-func listenTCP(addr string) (net.Listener, error) {
+func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
-	return c.Listen(context.TODO(), "tcp", addr)
+	return c.Listen(ctx, "tcp", addr)
 }
 
 func (h *house) keptPorts() map[string]string {
