@@ -60,10 +60,15 @@ func TestSystemSecTupleReuse(t *testing.T) {
 	addr, secret := web.proxy()
 	thief := puppetOf(t, stranger)
 	credentials := finishWell(t, root.command("sh", "-c", "printf web:"+secret+" | openssl base64 -A")).out
-	for round, head := range []string{"", "Proxy-Authorization:~Basic~" + credentials + `\r\n`, ""} {
+	secretly := "Proxy-Authorization:~Basic~" + credentials + `\r\n`
+	for round, rest := range []string{
+		`\r\n`, secretly + `\r\n`,
+		`Content-Length:~5\r\n\r\nhello`, secretly + `Content-Length:~5\r\n\r\nhello`,
+		`Content-Length:~9\r\n\r\nhello`, secretly + `Content-Length:~9\r\n\r\nhello`,
+	} {
 		from := localPort(t)
 		h.up.Process.Signal(syscall.SIGSTOP) // everything below comes before up looks
-		thief.must(`strike %s %s GET~http://api/stolen~HTTP/1.1\r\nHost:~api\r\n%s\r\n`, from, addr, head)
+		thief.must(`strike %s %s GET~http://api/stolen~HTTP/1.1\r\nHost:~api\r\n%s`, from, addr, rest)
 		p.must("connect %s %s", from, addr)
 		h.up.Process.Signal(syscall.SIGCONT)
 		if r := h.curl("web", fmt.Sprintf("http://api/honest/%d", round)); r.status() != "200" {
@@ -78,7 +83,7 @@ func TestSystemSecTupleReuse(t *testing.T) {
 	var paths []string
 	r := h.curl("web", "http://api/seen")
 	json.Unmarshal([]byte(r.out[:strings.LastIndexByte(r.out, '\n')]), &paths)
-	if slices.Contains(paths, "/stolen") || !slices.Contains(paths, "/honest/2") {
+	if slices.Contains(paths, "/stolen") || !slices.Contains(paths, "/honest/5") {
 		t.Errorf("api saw %q", paths)
 	}
 }

@@ -91,6 +91,14 @@ func TestSystemSecStoreNoAbstractSocket(t *testing.T) {
 				t.Errorf("umask %03o: a stranger connects to %s: %s", umask, path, got)
 			}
 		}
+		for _, name := range []string{"admin", "node"} { // the mode is not all there is
+			if err := os.Chmod(h.socket(name), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if got := thief.pull("ask %s", h.socket(name)); got != "403" {
+				t.Errorf("a stranger who gets at %s.sock is answered with %q, want 403", name, got)
+			}
+		}
 		h.kill()
 	}
 }
