@@ -5,7 +5,6 @@ package systemtest
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -423,12 +422,4 @@ func (h *house) tree() (paths []string) {
 		h.t.Fatal(err)
 	}
 	return paths
-}
-
-// within bounds one step of a test.
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
 }

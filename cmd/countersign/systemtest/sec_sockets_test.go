@@ -179,17 +179,26 @@ func TestSystemSecSocketOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		var hint []string
 		for _, args := range [][]string{{"status"}, {"get", "ap"}, {"allow", "web", "api", "GET /"}, {"down"}, {"run", "web", "--", "true"}} {
 			cmd := owner.command(countersign, args...)
 			cmd.Env = append(cmd.Env, "HOME=/nonexistent", where+"="+home)
-			if r := finish(t, cmd); r.code == 0 || !strings.Contains(r.err, "it is uid 2000's, you are uid 1000") && !strings.Contains(r.err, "'s, you are ") {
+			r := finish(t, cmd)
+			if r.code == 0 || !strings.Contains(r.err, "it is uid 2000's, you are ") {
 				t.Errorf("%s: %q with a stranger on the socket: %v", where, args, r)
+			}
+			if _, after, _ := strings.Cut(r.err, "hint: countersign "); args[0] == "status" {
+				hint = strings.Fields(after)
 			}
 		}
 		select {
 		case said := <-thief.lines:
 			t.Errorf("%s: the stranger %s", where, said)
 		default:
+		}
+		// For whoever means that socket the hint is a command to paste.
+		if r := finish(t, owner.command(countersign, hint...)); len(hint) == 0 || r.code == 2 {
+			t.Errorf("%s: the hint %q cannot be pasted: %v", where, hint, r)
 		}
 	}
 }
