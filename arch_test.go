@@ -19,7 +19,7 @@ const module = "countersign.dev"
 var floors = map[string]int{
 	"internal/identity": 0, "internal/identity/identitytest": 0, "internal/h1": 0, "internal/h1/h1test": 0,
 	"internal/entry": 0, "internal/policy": 0, "internal/resource": 0,
-	"internal/store": 1, "internal/store/storetest": 1, "internal/audit": 1, "internal/telemetry": 1,
+	"internal/files": 1, "internal/store": 1, "internal/store/storetest": 1, "internal/audit": 1, "internal/telemetry": 1,
 	"internal/memnet": 1, "internal/snapshot": 1,
 	"internal/ca": 2, "internal/attest": 2, "internal/catalog": 2, "internal/registry": 2,
 	"internal/control": 3, "internal/workloadapi": 3, "internal/proxy": 3, "internal/admin": 3,

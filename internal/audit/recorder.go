@@ -207,6 +207,7 @@ func (r *Recorder) Add(rec *Record) {
 	own := keepable(rec) // stays in memory, so it is not one to use again
 	r.refusals.add(own)
 	r.appendLocked(own)
+	r.nudge(r.full) // its id is told to the caller: a kill must not lose it
 }
 
 func (r *Recorder) appendLocked(rec *Record) {

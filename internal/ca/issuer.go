@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/store"
 )
 
@@ -155,7 +156,7 @@ func parseIssuerValue(kv store.KV) (value issuerValue, cert *x509.Certificate, e
 
 // readIssuer reads an issuing authority with its key from the state directory.
 func (a *Authority) readIssuer(name string) (*issuer, error) {
-	text, err := store.ReadFile(a.opt.Dir, name, maxIssuerFile)
+	text, err := files.ReadFile(a.opt.Dir, name, maxIssuerFile)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +217,7 @@ func (a *Authority) makeIssuer(ctx context.Context, active []store.KV, now time.
 	if err != nil {
 		return nil, err
 	}
-	if err := store.WriteFile(a.opt.Dir, issuerFileName(cert.SubjectKeyId), text); err != nil {
+	if err := files.WriteFile(a.opt.Dir, issuerFileName(cert.SubjectKeyId), text); err != nil {
 		return nil, err
 	}
 	iss := &issuer{signer: *a.newSigner(cert, key), made: true}

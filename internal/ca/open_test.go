@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"countersign.dev/internal/ca"
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/store"
 )
 
@@ -154,7 +155,7 @@ func TestOpenFaults(t *testing.T) {
 			}
 			change(value)
 			if text, err = json.Marshal(value); err == nil {
-				err = store.WriteFile(h.dir, name, text)
+				err = files.WriteFile(h.dir, name, text)
 			}
 			if err != nil {
 				h.t.Fatal(err)
@@ -248,7 +249,7 @@ func TestOpenFaults(t *testing.T) {
 			}
 		}, "certificate of another key"},
 		{"issuing key: empty", func(h *house) {
-			if err := store.WriteFile(h.dir, h.issuerFile(), nil); err != nil {
+			if err := files.WriteFile(h.dir, h.issuerFile(), nil); err != nil {
 				h.t.Fatal(err)
 			}
 		}, "unexpected end"},

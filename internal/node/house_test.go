@@ -132,7 +132,13 @@ func newMesh(t *testing.T) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.n, err = New(Options{Dir: m.root("node"), Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}})
+	nodeDir := m.root("node")
+	lineage, err := OpenLineage(nodeDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lineage.Close)
+	m.n, err = New(Options{Dir: nodeDir, Lineage: lineage, Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}})
 	if err != nil {
 		t.Fatal(err)
 	}

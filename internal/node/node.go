@@ -45,6 +45,7 @@ import (
 // Options are what a node is made of.
 type Options struct {
 	Dir     *os.Root // <data>/node
+	Lineage *Lineage // of the runs, open as long as the node
 	Code    attest.Code
 	Name    string
 	Dial    control.Dial
@@ -173,7 +174,7 @@ func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
 		defer leave()
 		defer n.sessions.Wait()
 		return admin.Serve(ctx, l.Node, n.routes(ctx), admin.Guard{
-			Socket: l.Node.Addr().String(), Owner: uint32(os.Getuid()), InRun: n.InRun, Node: true, Log: n.o.Log,
+			Socket: l.Node.Addr().String(), Owner: uint32(os.Getuid()), InRun: n.o.Lineage.InRun, Node: true, Log: n.o.Log,
 		})
 	})
 	g.Go(func() error { return n.gauges(ctx) })
@@ -335,11 +336,6 @@ func (n *Node) notify() {
 	n.changed = make(chan struct{})
 }
 
-// InRun reports whether a process belongs to a run that lives (identity.md 11.5).
-func (n *Node) InRun(p *attest.Process) (bool, error) {
-	return attest.InRun(p, n.runPIDs())
-}
-
 func (n *Node) gauges(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
@@ -367,7 +363,7 @@ func (n *Node) happened(kind, text, hint string) {
 func (n *Node) InTouch() bool { return n.client.InTouch() }
 
 // Running counts the programs that run here.
-func (n *Node) Running() int { return len(n.runPIDs()) }
+func (n *Node) Running() int { return len(n.allRuns()) }
 
 // Drain lets calls under way end and takes no new ones.
 func (n *Node) Drain(ctx context.Context) error { return n.proxy.Drain(ctx) }

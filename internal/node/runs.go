@@ -77,6 +77,9 @@ func (n *Node) serveRun(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if err == nil {
 		_, err = n.svids.demand(r.Context(), e)
 	}
+	if err == nil {
+		err = n.o.Lineage.add(proc)
+	}
 	if err != nil {
 		admin.WriteError(w, n.o.Log, runProblem(req, err))
 		return
@@ -149,10 +152,25 @@ func (n *Node) admitRun(ctx context.Context, req admin.RunRequest, proc *attest.
 		return e, nil
 	}
 	return entry.Entry{}, &admin.Problem{
-		Code: "no_entry", Message: fmt.Sprintf("workload %q does not match this program", req.Namespace+"/"+req.Name),
+		Code: "no_entry", Message: fmt.Sprintf("starting %s: %s", req.Name, whyNot(e, found, n.snap.Load().Selectors, n.o.Name)),
 		Details: admin.Details{{Label: "selectors", Value: strings.Join(found, "  ")}},
 		Hints:   []string{fmt.Sprintf("countersign get workloads %s -n %s -o yaml", req.Name, req.Namespace)},
 	}
+}
+
+// whyNot says why an entry is not earned, in a sentence.
+func whyNot(e entry.Entry, found, node []string, name string) string {
+	id := e.Namespace + "/" + e.Name
+	for _, near := range entry.Explain([]entry.Entry{e}, found, node, time.Now()) {
+		switch near.Reason {
+		case entry.EntryExpired:
+			return fmt.Sprintf("%s expired %s", id, e.Expires.UTC().Format(time.DateOnly))
+		case entry.NodeNotAdmitted:
+			return fmt.Sprintf("%s matches, but not on node %s", id, name)
+		}
+		return fmt.Sprintf("%s does not match this program: %s is missing", id, strings.Join(near.Missing, ", "))
+	}
+	return fmt.Sprintf("%s does not match this program", id)
 }
 
 // foundOf are the facts of a run's program, as far as they are those of its run.
@@ -231,10 +249,14 @@ func (x *run) serve(ctx context.Context) {
 			return
 		}
 	}
-	if last := x.last.Load(); last != nil {
+	switch last := x.last.Load(); {
+	case last != nil:
 		x.send(*last)
-	} else if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		x.send(admin.RunMessage{Draining: true})
+	default: // killed: what is left of the program has no identity from here on
+		x.n.o.Log.Warn("run ended without a word", "workload", x.name(), "pid", x.proc.PID())
+		x.n.happened("ended", x.shown()+"   ended with its run, which was killed", "")
 	}
 }
 
@@ -403,16 +425,6 @@ func (x *run) send(m admin.RunMessage) {
 	if _, err := x.conn.Write(append(b, '\n')); err != nil {
 		x.cancel()
 	}
-}
-
-func (n *Node) runPIDs() []int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var pids []int
-	for _, x := range n.runs {
-		pids = append(pids, x.proc.PID())
-	}
-	return pids
 }
 
 func (n *Node) allRuns() []*run {

@@ -92,11 +92,13 @@ func (n *Node) runSelectors(pid int) []string {
 	return out
 }
 
+// refusalOf says why a process has no identity (identity.md 13). The names of others are told
+// only where nothing is missing but their time or their node.
 func (n *Node) refusalOf(found []string, s *held) *workloadapi.Refusal {
-	r := &workloadapi.Refusal{Reason: "no_entry", Text: "no Workload matches this process", Selectors: found}
+	r := &workloadapi.Refusal{Reason: entry.NoEntry, Text: "no Workload matches this process", Selectors: found}
 	near := entry.Explain(s.Entries, found, s.Selectors, time.Now())
-	if len(near) > 0 && near[0].Reason != "" {
-		r.Reason = near[0].Reason
+	if len(near) > 0 && near[0].Reason != entry.NoEntry {
+		r.Reason, r.Text = near[0].Reason, whyNot(*near[0].Entry, found, s.Selectors, n.o.Name)
 	}
 	return r
 }

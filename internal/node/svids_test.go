@@ -133,7 +133,7 @@ func inBubble(t *testing.T, f func(t *testing.T, n *Node, a *authority)) {
 		own := a.ca.Leaf(t, "spiffe://cluster.local/ns/countersign/sa/node-a", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(6 * 24 * time.Hour) })
 		srv := a.ca.Leaf(t, "spiffe://cluster.local/ns/countersign/sa/server-s", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(6 * 24 * time.Hour) })
 		memory, log := memnet.Listen("server"), slog.New(slog.DiscardHandler)
-		n, err := New(Options{Dir: dir, Code: attest.Code{TrustDomain: "cluster.local"}, Name: "a", Dial: memory.Dial, Metrics: telemetry.NewMetrics("t"), Log: log})
+		n, err := New(Options{Dir: dir, Lineage: &Lineage{dir: dir}, Code: attest.Code{TrustDomain: "cluster.local"}, Name: "a", Dial: memory.Dial, Metrics: telemetry.NewMetrics("t"), Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}

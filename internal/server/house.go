@@ -130,7 +130,12 @@ func (h house) Issue(ctx context.Context, node string, w *control.Want) ([][]byt
 		return nil, err
 	}
 	got, err := h.s.ca.Issue(ctx, r)
-	if err != nil {
+	switch {
+	case errors.Is(err, ca.ErrTooShort):
+		return nil, &control.Refused{Code: "too_short", Text: fmt.Sprintf("%q ends too soon for another certificate", r.ID)}
+	case errors.Is(err, ca.ErrCSR), errors.Is(err, ca.ErrRequest):
+		return nil, &control.Refused{Code: "invalid_request", Text: fmt.Sprintf("the request for %q is refused: %v", r.ID, err)}
+	case err != nil:
 		return nil, fmt.Errorf("issuing an SVID for %q on node %q: %w", r.ID, node, err)
 	}
 	return got.Chain, nil

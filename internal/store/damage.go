@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"countersign.dev/internal/files"
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 )
@@ -29,7 +30,7 @@ func checkDatabase(dir string) (err error) {
 		return fmt.Errorf("opening the store: %w", err)
 	}
 	damaged := func(reason any) error {
-		return &DirError{Code: "data_damaged", Path: dir, Detail: fmt.Sprintf("member/snap/db: %v", reason)}
+		return &files.DirError{Code: "data_damaged", Path: dir, Detail: fmt.Sprintf("member/snap/db: %v", reason)}
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a page beyond the end of the file
 	defer func() {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"countersign.dev/internal/files"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -65,7 +66,7 @@ type Etcd struct {
 var setSegmentBytes = sync.OnceFunc(func() { wal.SegmentSizeBytes = 8 << 20 })
 
 // Embedded opens the store in o.Dir, or makes it, and returns when it takes writes. ctx bounds
-// the start only; the engine lives until Close. A *DirError says what is wrong with the
+// the start only; the engine lives until Close. A *files.DirError says what is wrong with the
 // directory or, with code data_damaged, with the files in it.
 func Embedded(ctx context.Context, o EmbeddedOptions) (*Etcd, error) {
 	dir, err := prepareDir(o.Dir)
@@ -107,19 +108,19 @@ func prepareDir(name string) (string, error) {
 		return "", fmt.Errorf("opening the store in %q: %w", name, err)
 	}
 	if n := len(filepath.Join(abs, socketName)); n > socketPathMax {
-		return "", &DirError{
+		return "", &files.DirError{
 			Code: "socket_path", Path: abs,
 			Detail: fmt.Sprintf("the path of %s has %d bytes, %d is most", socketName, n, socketPathMax),
 			Hint:   "countersign up --dir ⟨/tmp/cs⟩",
 		}
 	}
-	root, err := PrivateDir(abs, 0o700)
+	root, err := files.PrivateDir(abs, 0o700)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
 	if free, err := freeBytes(abs); err == nil && free < startNeeds {
-		return "", &DirError{
+		return "", &files.DirError{
 			Code: "disk_full", Path: abs,
 			Detail: fmt.Sprintf("no space left\n  free     %d MiB; needed %d MiB", free>>20, startNeeds>>20),
 		}
@@ -222,7 +223,7 @@ func (e *Etcd) start(ctx context.Context, cfg *embed.Config) error {
 
 // startError tells what the files hold from what the system refused.
 func (e *Etcd) startError(err error) error {
-	if dir, ok := errors.AsType[*DirError](err); ok {
+	if dir, ok := errors.AsType[*files.DirError](err); ok {
 		return dir
 	}
 	if _, ok := errors.AsType[syscall.Errno](err); ok && !errors.Is(err, syscall.ENOSPC) {
@@ -236,7 +237,7 @@ func (e *Etcd) damaged(detail string) error {
 	if strings.Contains(detail, syscall.ENOSPC.Error()) {
 		code = "disk_full"
 	}
-	return &DirError{Code: code, Path: e.dir, Detail: "member/: " + detail}
+	return &files.DirError{Code: code, Path: e.dir, Detail: "member/: " + detail}
 }
 
 // Close ends every call, watch and lease and stops etcd cleanly. It waits at most 5 s: a failed

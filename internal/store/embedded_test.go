@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/store"
 	"countersign.dev/internal/store/storetest"
 )
@@ -342,8 +343,8 @@ func TestDamage(t *testing.T) {
 				st.Close()
 				t.Fatal("opened")
 			}
-			if e, ok := errors.AsType[*store.DirError](err); !ok || e.Code != "data_damaged" || e.Path != dir {
-				t.Errorf("%v, want a *DirError with data_damaged", err)
+			if e, ok := errors.AsType[*files.DirError](err); !ok || e.Code != "data_damaged" || e.Path != dir {
+				t.Errorf("%v, want a *files.DirError with data_damaged", err)
 			}
 			t.Log(err)
 		})
@@ -367,7 +368,7 @@ func overwriteLog(dir string) error {
 func TestSocketPathTooLong(t *testing.T) {
 	dir := filepath.Join(shortDir(t), strings.Repeat("long", 26))
 	_, err := store.Embedded(t.Context(), store.EmbeddedOptions{Dir: dir})
-	if e, ok := errors.AsType[*store.DirError](err); !ok || e.Code != "socket_path" {
+	if e, ok := errors.AsType[*files.DirError](err); !ok || e.Code != "socket_path" {
 		t.Errorf("%v, want socket_path", err)
 	}
 }

@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"countersign.dev/internal/files"
 )
 
 func TestSealKeyFile(t *testing.T) {
@@ -35,7 +39,7 @@ func TestSealKeyFile(t *testing.T) {
 	if e := wantCode(t, err, "dir_open"); e.Detail != "others can read seal.key (0640)" || e.Path != dir.Name() {
 		t.Errorf("readable key: %+v", e)
 	}
-	if err := WriteFile(dir, "seal.key", root[:31]); err != nil {
+	if err := files.WriteFile(dir, "seal.key", root[:31]); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = OpenSealKey(dir, nil)
@@ -92,7 +96,7 @@ func TestSealKeyPassphrase(t *testing.T) {
 	if _, _, err := OpenSealKey(dir, nil); !errors.Is(err, ErrPassphraseNeeded) {
 		t.Errorf("none: %v", err)
 	}
-	text, err := ReadFile(dir, "seal.json", 4096)
+	text, err := files.ReadFile(dir, "seal.json", 4096)
 	if err != nil || names(t, dir) != "seal.json" {
 		t.Fatalf("%v; the directory holds %q", err, names(t, dir))
 	}
@@ -120,11 +124,11 @@ func TestSealKeyPassphrase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteFile(dir, "seal.json", changed); err != nil {
+		if err := files.WriteFile(dir, "seal.json", changed); err != nil {
 			t.Fatal(err)
 		}
 		_, _, err = OpenSealKey(dir, []byte("correct horse"))
-		if e, ok := errors.AsType[*DirError](err); !ok || e.Code != "data_damaged" {
+		if e, ok := errors.AsType[*files.DirError](err); !ok || e.Code != "data_damaged" {
 			t.Errorf("%s: %v, want data_damaged", name, err)
 		}
 	}
@@ -280,4 +284,36 @@ func BenchmarkSeal(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func private(t testing.TB) *os.Root {
+	t.Helper()
+	dir, err := files.PrivateDir(filepath.Join(t.TempDir(), "data", "server"), 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	return dir
+}
+
+func names(t testing.TB, dir *os.Root) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return strings.Join(all, " ")
+}
+
+func wantCode(t testing.TB, err error, code string) *files.DirError {
+	t.Helper()
+	e, ok := errors.AsType[*files.DirError](err)
+	if !ok || e.Code != code {
+		t.Fatalf("%v, want a *files.DirError with %s", err, code)
+	}
+	return e
 }

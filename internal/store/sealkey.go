@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 
+	"countersign.dev/internal/files"
 	"golang.org/x/crypto/argon2"
 )
 
@@ -20,7 +21,7 @@ const (
 	sealKeyBytes  = 32
 )
 
-// What OpenSealKey refuses beside a *DirError.
+// What OpenSealKey refuses beside a *files.DirError.
 var (
 	ErrPassphraseNeeded = errors.New("opening the keys: they are sealed with a passphrase")
 	ErrPassphraseWrong  = errors.New("opening the keys: the passphrase does not open them")
@@ -63,12 +64,12 @@ func OpenSealKey(dir *os.Root, passphrase []byte) (root []byte, made bool, err e
 		root, err = params.open(passphrase)
 		return root, false, err
 	}
-	root, err = ReadFile(dir, sealKeyFile, sealKeyBytes)
+	root, err = files.ReadFile(dir, sealKeyFile, sealKeyBytes)
 	switch {
 	case err == nil && len(passphrase) > 0:
 		return nil, false, ErrPassphraseUnused
 	case err == nil && len(root) != sealKeyBytes:
-		return nil, false, &DirError{Code: "data_damaged", Path: dir.Name(), Detail: fmt.Sprintf("%s has %d bytes, not %d", sealKeyFile, len(root), sealKeyBytes)}
+		return nil, false, &files.DirError{Code: "data_damaged", Path: dir.Name(), Detail: fmt.Sprintf("%s has %d bytes, not %d", sealKeyFile, len(root), sealKeyBytes)}
 	case err == nil:
 		return root, false, nil
 	case !errors.Is(err, fs.ErrNotExist):
@@ -80,7 +81,7 @@ func OpenSealKey(dir *os.Root, passphrase []byte) (root []byte, made bool, err e
 	}
 	root = make([]byte, sealKeyBytes)
 	_, _ = rand.Read(root)
-	if err := createFile(dir, sealKeyFile, root); err != nil {
+	if err := files.CreateFile(dir, sealKeyFile, root); err != nil {
 		return nil, false, err
 	}
 	return root, true, nil
@@ -97,12 +98,12 @@ func makeSealParams(dir *os.Root, passphrase []byte) (root []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing %s: %w", sealParamFile, err)
 	}
-	return root, createFile(dir, sealParamFile, append(text, '\n'))
+	return root, files.CreateFile(dir, sealParamFile, append(text, '\n'))
 }
 
 // readSealParams returns nil when the directory has no seal.json.
 func readSealParams(dir *os.Root) (*sealParams, error) {
-	text, err := ReadFile(dir, sealParamFile, 4096)
+	text, err := files.ReadFile(dir, sealParamFile, 4096)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -111,7 +112,7 @@ func readSealParams(dir *os.Root) (*sealParams, error) {
 	}
 	p, err := parseSealParams(text)
 	if err != nil {
-		return nil, &DirError{Code: "data_damaged", Path: dir.Name(), Detail: sealParamFile + ": " + err.Error()}
+		return nil, &files.DirError{Code: "data_damaged", Path: dir.Name(), Detail: sealParamFile + ": " + err.Error()}
 	}
 	return p, nil
 }

@@ -1,4 +1,9 @@
-package store
+// Package files keeps private directories and files: made for their owner alone, refused when
+// others could read or write them, and replaced so that a power loss leaves the old or the new.
+//
+// Its words: private is 0700 and 0600 of one's own user. Its promise: no link is followed, no
+// file of somebody else is read, and what was written is on the disk before WriteFile returns.
+package files
 
 import (
 	"crypto/rand"
@@ -180,8 +185,8 @@ func WriteFile(dir *os.Root, name string, data []byte) error {
 	return syncDir(dir, path.Dir(name))
 }
 
-// createFile is WriteFile for a file that must not exist: fs.ErrExist if it does.
-func createFile(dir *os.Root, name string, data []byte) error {
+// CreateFile is WriteFile for a file that must not exist: fs.ErrExist if it does.
+func CreateFile(dir *os.Root, name string, data []byte) error {
 	tmp, err := writeTemp(dir, name, data)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package store
+package files
 
 import (
 	"errors"
@@ -152,7 +152,7 @@ func TestWriteFile(t *testing.T) {
 	if err := WriteFile(dir, "taken", []byte("x")); err == nil {
 		t.Error("a directory was replaced by a file")
 	}
-	if err := createFile(dir, "f", []byte("x")); !errors.Is(err, fs.ErrExist) {
+	if err := CreateFile(dir, "f", []byte("x")); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("creating what exists: %v, want fs.ErrExist", err)
 	}
 	if err := WriteFile(dir, "../outside", []byte("x")); err == nil {
