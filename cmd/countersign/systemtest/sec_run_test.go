@@ -248,7 +248,7 @@ func TestSystemSecNameSquat(t *testing.T) {
 	if !strings.Contains(before, "api") || strings.Contains(before, "free") {
 		t.Errorf("after the refusals there are %q", before)
 	}
-	for _, args := range [][]string{{"status"}, {"get", "ap"}, {"allow", "a", "b", "GET /"}, {"apply", "-f", "/dev/null"}, {"down"}, {"why"}, {"tap"}, {"ca", "status"}} {
+	for _, args := range [][]string{{"status"}, {"get", "ap"}, {"allow", "a", "b", "GET /"}, {"apply", "-f", "/etc/passwd"}, {"down"}, {"why"}, {"tap"}, {"ca", "status"}} {
 		if r := finish(t, h.command(stranger, args...)); r.code == 0 || !strings.Contains(r.err, "only ") {
 			t.Errorf("a stranger asks %q: %v", args, r)
 		}
