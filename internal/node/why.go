@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -203,7 +204,14 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 		add("plaintext, but this port takes only mTLS (%s)", source)
 		hint = n.inMesh(to)
 	case "route/no_route":
-		add("no service %q in namespace %s", strings.TrimSuffix(rec.Host, "."), n.namespaceOf(rec.PeerID))
+		switch _, port, err := net.SplitHostPort(rec.Host); {
+		case rec.Service == "":
+			add("no service %q in namespace %s", strings.TrimSuffix(rec.Host, "."), n.namespaceOf(rec.PeerID))
+		case err != nil:
+			add("service %s has no such port", to)
+		default:
+			add("service %s has no port %s", to, port)
+		}
 		hint = "countersign status"
 	case "route/no_egress":
 		add("%s is outside the mesh", rec.Host)
@@ -340,6 +348,9 @@ func (x *run) event(e proxy.Event) {
 		x.n.happened("refused", fmt.Sprintf("%s → %s   %s   %s", e.From, e.To, call, e.Text), "countersign why "+first(e.Decision, 8))
 	case "no_service":
 		note.Text = fmt.Sprintf("refused: %s → %q: no such service in namespace %s", e.From, e.To, x.req.Namespace)
+		if e.Text != "" {
+			note.Text = fmt.Sprintf("refused: %s → %s: %s", e.From, e.To, e.Text)
+		}
 		note.Hints = []string{"countersign status"}
 	case "no_egress":
 		note.Text = fmt.Sprintf("refused: %s → %s: it is outside the mesh", e.From, e.To)
@@ -350,6 +361,9 @@ func (x *run) event(e proxy.Event) {
 	case "upstream_away":
 		note.Text = fmt.Sprintf("%s → %s: allowed, but nothing answers on %s of %s", e.From, e.To, e.Text, e.To)
 		note.Hints = []string{"countersign status"}
+	case "upstream_bad":
+		note.Text = fmt.Sprintf("%s → %s: allowed, but %s", e.From, e.To, e.Text)
+		note.Hints = []string{"countersign why " + first(e.Decision, 8)}
 	default:
 		return
 	}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"net/http"
 	"strconv"
-	"strings"
 
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/h1"
@@ -23,6 +22,7 @@ type refused struct {
 	keep     bool   // no fault of the client: the connection goes on
 	event    string // code of the note for the caller's terminal
 	note     string
+	grpc     int // status towards gRPC, if another than status says
 }
 
 // The refusals that need no facts.
@@ -38,6 +38,7 @@ var (
 	refuseForm          = &refused{status: 400, layer: audit.LayerHTTP, reason: h1.BadRequestLine, text: "a proxy takes absolute targets"}
 	refuseAuthority     = &refused{status: 400, layer: audit.LayerHTTP, reason: h1.AuthorityMismatch, text: "Host is not the target's"}
 	refuseEgress        = &refused{status: 403, layer: audit.LayerRoute, reason: "no_egress", text: "host is outside the mesh", keep: true, event: "no_egress"}
+	refuseNoService     = &refused{status: 404, layer: audit.LayerRoute, reason: "no_route", text: "no such service", keep: true, event: "no_service"}
 	refuseAway          = &refused{status: 502, text: "upstream cannot be reached", err: "upstream_refused", decision: audit.Failed, keep: true, event: "upstream_away"}
 	refuseShortBody     = &refused{status: 400, layer: audit.LayerHTTP, reason: h1.AmbiguousFraming, text: "body is not of its length"}
 	refuseUnverified    = &refused{status: 502, layer: audit.LayerRoute, reason: "unverified_endpoint", text: "upstream is not who it should be", decision: audit.Failed, keep: true}
@@ -45,9 +46,10 @@ var (
 	refuseNoCertificate = &refused{status: 503, text: "no certificate", err: "no_certificate", decision: audit.Failed, keep: true}
 	refuseNotItsPort    = &refused{status: 502, text: "upstream cannot be reached", err: "port_not_proven", decision: audit.Failed, keep: true}
 	refuseConnectTime   = &refused{status: 504, text: "upstream timed out", err: "upstream_timeout", decision: audit.Failed, keep: true}
-	refuseReset         = &refused{status: 502, text: "upstream broke off", err: "upstream_reset", decision: audit.Failed, keep: true}
-	refuseMalformed     = &refused{status: 502, text: "upstream answered malformed HTTP", err: "upstream_malformed", decision: audit.Failed, keep: true}
-	refuseUpgrade       = &refused{status: 502, text: "upstream answered a bad upgrade", err: "upstream_bad_upgrade", decision: audit.Failed, keep: true}
+	refuseReset         = &refused{status: 502, text: "upstream broke off", err: "upstream_reset", decision: audit.Failed, keep: true, event: "upstream_bad", note: "it broke off before its answer"}
+	refuseMalformed     = &refused{status: 502, text: "upstream answered malformed HTTP", err: "upstream_malformed", decision: audit.Failed, keep: true, event: "upstream_bad", note: "its answer was malformed"}
+	refuseUpgrade       = &refused{status: 502, text: "upstream answered a bad upgrade", err: "upstream_bad_upgrade", decision: audit.Failed, keep: true, event: "upstream_bad", note: "its answer was malformed"}
+	refuseOverdue       = &refused{status: 504, text: "deadline has passed", err: "upstream_timeout", decision: audit.Failed, keep: true, grpc: 4}
 )
 
 func refuseFault(f *h1.Fault) *refused {
@@ -83,7 +85,11 @@ func (x *exchange) reply(no *refused, id string) {
 	x.begun.Store(true)
 	if x.grpc {
 		h["Content-Type"] = []string{"application/grpc"}
-		h["Grpc-Status"] = []string{strconv.Itoa(grpcStatus(no.status))}
+		code := no.grpc
+		if code == 0 {
+			code = grpcStatus(no.status)
+		}
+		h["Grpc-Status"] = []string{strconv.Itoa(code)}
 		h["Grpc-Message"] = []string{no.text}
 		x.w.WriteHeader(http.StatusOK)
 		return
@@ -136,7 +142,8 @@ type outcome struct {
 }
 
 // finish completes the record and adds it where this side has to: the callee's side always,
-// the caller's only for what never got there (audit.md 2).
+// the caller's only for what never got there (audit.md 2). Once the callee's node has answered,
+// how the call ended is its to tell.
 func (x *exchange) finish(o outcome) {
 	if x.ended {
 		return
@@ -164,10 +171,10 @@ func (x *exchange) finish(o outcome) {
 	if rec.Decision == "" {
 		rec.Decision = audit.Allow
 	}
-	x.count()
-	if rec.Side == audit.SideClient && rec.Decision == audit.Allow && x.place != nil {
+	if rec.Side == audit.SideClient && x.place != nil && (x.answered || rec.Decision == audit.Allow) {
 		return
 	}
+	x.count()
 	x.pathOrRoute()
 	if x.opened {
 		rec.Phase, rec.Seq, rec.ID = audit.PhaseClosing, 0, ""
@@ -221,12 +228,9 @@ func (x *exchange) tell(code, id, text string) {
 	}
 	to := x.host
 	if x.place != nil {
-		to = x.place.key.Name
-		if x.place.key.Namespace != x.run.Namespace {
-			to += "." + x.place.key.Namespace
-		}
-	} else if code == "no_service" {
-		to, _, _ = strings.Cut(x.host, ":")
+		to = x.known(x.place.key)
+	} else if host, _, ok := splitAuthority(x.host, 1); ok {
+		to = host
 	}
 	x.run.Event(Event{Code: code, From: x.run.Name, To: to, Method: x.r.Method, Path: x.path, Decision: id, Text: text})
 }

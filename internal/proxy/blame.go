@@ -6,18 +6,19 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/h1"
-	"countersign.dev/internal/identity"
 )
 
 // blame finds whose fault a failed exchange is, in the order of http-strictness.md 10.5:
 // cut by us, the client's broken body, the client gone, and only then the upstream.
 func (x *exchange) blame(err error) *refused {
-	if why := x.cut.Load(); why != nil {
-		return refuseChanged
+	if c := x.cut.Load(); c != nil {
+		return x.refusedBy(c)
 	}
+	x.awaitBody()
 	if failed := x.body.failed.Load(); failed != nil {
 		if g := gateFrom(x.r.Context()); g != nil {
 			if f := g.Verdict(); f != nil {
@@ -37,6 +38,8 @@ func (x *exchange) blame(err error) *refused {
 	}
 	timeout, isNet := errors.AsType[net.Error](err)
 	switch {
+	case x.late(err):
+		return refuseOverdue
 	case errors.Is(err, errMalformed):
 		return refuseMalformed
 	case errors.Is(err, errNotItsPort):
@@ -47,6 +50,51 @@ func (x *exchange) blame(err error) *refused {
 		return refuseByPeer
 	}
 	return refuseReset
+}
+
+// late reports that an upstream reset a gRPC call whose time was over. It says CANCEL, as the
+// caller does a moment sooner or later; net/http can only say INTERNAL_ERROR, which a caller would
+// take for a fault of ours. So it gets the status that it is about to give itself.
+func (x *exchange) late(err error) bool {
+	_, gone := errors.AsType[downstreamError](err)
+	return x.grpc && x.limit > 0 && !gone && x.cut.Load() == nil && x.r.Context().Err() == nil &&
+		x.p.now().Sub(x.now) >= x.limit
+}
+
+// grpcTimeout reads a Grpc-Timeout: one to eight digits and a unit. 0: there is none.
+func grpcTimeout(values []string) time.Duration {
+	if len(values) != 1 || len(values[0]) < 2 || len(values[0]) > 9 {
+		return 0
+	}
+	digits, unit := values[0][:len(values[0])-1], values[0][len(values[0])-1]
+	n, ok := parseLength(digits)
+	each := map[byte]time.Duration{
+		'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
+	}[unit]
+	if !ok || each == 0 || n > int64(1<<63-1)/int64(each) {
+		return 0
+	}
+	return time.Duration(n) * each
+}
+
+// awaitBody waits for what a client did wrong in its body. net/http ends the request's context
+// before it returns the error of a read, so that the upstream's connection is closed, and we are
+// here, before whoever read knows of it.
+func (x *exchange) awaitBody() {
+	if x.r.Context().Err() == nil || x.body.failed.Load() != nil {
+		return
+	}
+	switch {
+	case x.mux != nil:
+		x.mux.settle()
+	case x.sender != nil:
+		moment := time.NewTimer(drainTime)
+		defer moment.Stop()
+		select {
+		case <-x.sender:
+		case <-moment.C:
+		}
+	}
 }
 
 // remoteAlert: with TLS 1.3 the other node's refusal of our certificate arrives only when the
@@ -64,16 +112,14 @@ func (x *exchange) clientGone() {
 
 // unreached says why a connection could not be made.
 func (x *exchange) unreached(err error, u *upstream) (no *refused, again bool) {
-	if x.cut.Load() != nil {
-		return refuseChanged, false
+	if c := x.cut.Load(); c != nil {
+		return x.refusedBy(c), false
 	}
 	if x.r.Context().Err() != nil {
 		x.clientGone()
 	}
 	if wrong, ok := errors.AsType[*tlsFailure](err); ok {
-		no := *refuseUnverified
-		no.detail = identity.Reason(wrong.err)
-		return &no, true
+		return wrong.refused(), true
 	}
 	timeout, isNet := errors.AsType[net.Error](err)
 	switch {
@@ -94,14 +140,12 @@ func (x *exchange) unreached(err error, u *upstream) (no *refused, again bool) {
 // broken is the outcome of an exchange that ended after its answer had begun.
 func (x *exchange) broken(err error, status int, sent int64) outcome {
 	o := outcome{status: status, resp: sent}
-	why := x.cut.Load()
+	c := x.cut.Load()
 	down, isDown := errors.AsType[downstreamError](err)
 	switch {
-	case why != nil:
-		o.decision, o.reason = audit.Deny, *why
-		if *why == cutPolicy {
-			x.rec.Layer, x.rec.Reason = audit.LayerAuthz, cutPolicy
-		}
+	case c != nil:
+		o.decision, o.reason = audit.Deny, c.why
+		x.redecided(c)
 	case x.body.failed.Load() != nil, isDown && down.error != nil, x.r.Context().Err() != nil:
 		o.status, o.err = 499, "client_closed"
 	default:

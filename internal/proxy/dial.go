@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -21,11 +22,27 @@ var (
 	errNoCertificate = errors.New("no certificate")
 )
 
-// tlsFailure is a handshake with another node that failed: it is not who it should be.
+// tlsFailure is a handshake with another node that failed.
 type tlsFailure struct{ err error }
 
 func (e *tlsFailure) Error() string { return "handshake with the instance: " + e.err.Error() }
 func (e *tlsFailure) Unwrap() error { return e.err }
+
+// refused tells who ended the handshake. A node that is full, or goes away, has shown nothing
+// false: only who shows something else than it has to is not who it should be
+// (http-strictness.md 12).
+func (e *tlsFailure) refused() *refused {
+	op, isOp := errors.AsType[*net.OpError](e.err)
+	switch {
+	case errors.Is(e.err, io.EOF), errors.Is(e.err, io.ErrUnexpectedEOF), isOp && (op.Op == "read" || op.Op == "write"):
+		return refuseReset
+	case remoteAlert(e.err):
+		return refuseByPeer
+	}
+	no := *refuseUnverified
+	no.detail = identity.Reason(e.err)
+	return &no
+}
 
 // dial makes a new HTTP/1.1 connection.
 func (u *upstream) dial(ctx context.Context) (*wire, error) {
@@ -132,10 +149,20 @@ func (u *upstream) dialPort(ctx context.Context) (_ net.Conn, err error) {
 		_ = c.Close()
 		err = fmt.Errorf("%w: %w", errNotItsPort, proofErr)
 		if !errors.Is(proofErr, attest.ErrGone) {
-			u.run.p.log.Warn("a program's port is not the run's", "workload", u.run.label, "error", proofErr)
+			u.run.warnPort(proofErr)
 			continue
 		}
 		return nil, err
 	}
 	return nil, err
+}
+
+// warnPort says that something else answers on the program's port, once in ten seconds at
+// most: every call to it finds the same.
+func (r *run) warnPort(err error) {
+	now := r.p.now().UnixNano()
+	last := r.warned.Load()
+	if now-last >= int64(warnEvery) && r.warned.CompareAndSwap(last, now) {
+		r.p.log.Warn("a program's port is not the run's", "workload", r.label, "error", err)
+	}
 }

@@ -30,11 +30,12 @@ type exchange struct {
 	grpc      bool
 	websocket bool
 	expect    bool
-	wantsKey  string // Sec-WebSocket-Key
-	secret    string // Proxy-Authorization
-	host      string // the authority as sent
-	path      string // normal form; "" for CONNECT
-	target    string // path and query as they go on
+	limit     time.Duration // of a gRPC call, as its caller said; 0: none
+	wantsKey  string        // Sec-WebSocket-Key
+	secret    string        // Proxy-Authorization
+	host      string        // the authority as sent
+	path      string        // normal form; "" for CONNECT
+	target    string        // path and query as they go on
 	ask       policy.Request
 	span      span
 
@@ -45,15 +46,16 @@ type exchange struct {
 	rec      audit.Record
 	status   int
 	begun    atomic.Bool // a byte of the response may have left
+	answered bool        // the upstream has: a mesh call then has its record at the callee's side
 	ended    bool        // the record is written
 	opened   bool        // its opening record is
 	reqBytes atomic.Int64
 	body     incoming
-	sender   chan struct{}          // closed when the goroutine that sends the body is done; nil: there is none
-	mux      *muxBody               // the body where HTTP/2 carries it up
-	cut      atomic.Pointer[string] // why it was ended from outside
-	snap     func()                 // of a tunnel: breaks both its sides; set before it is listed
-	wire     atomic.Pointer[wire]   // what it is under way on; who takes it out may end it or give it back
+	sender   chan struct{}        // closed when the goroutine that sends the body is done; nil: there is none
+	mux      *muxBody             // the body where HTTP/2 carries it up
+	cut      atomic.Pointer[cut]  // its end from outside
+	snap     func()               // of a tunnel: breaks both its sides; set before it is listed
+	wire     atomic.Pointer[wire] // what it is under way on; who takes it out may end it or give it back
 	cancel   atomic.Pointer[context.CancelFunc]
 	ctx      context.Context // see context
 	out      outgoing
@@ -167,6 +169,9 @@ func (x *exchange) shape() *refused {
 	x.host = r.Host
 	x.grpc = isGRPC(r.Header)
 	x.describe()
+	if x.grpc {
+		x.limit = grpcTimeout(r.Header["Grpc-Timeout"])
+	}
 	if x.h2 {
 		if no := x.shapeHTTP2(); no != nil {
 			return no
@@ -324,8 +329,10 @@ func (x *exchange) register() *refused {
 	if !x.run.live.add(x) {
 		panic(http.ErrAbortHandler)
 	}
-	if now := x.p.view.Load(); now != x.v && !x.allowedBy(now) {
-		return refuseChanged
+	if now := x.p.view.Load(); now != x.v {
+		if c := x.judge(now); c != nil {
+			return x.refusedBy(c)
+		}
 	}
 	return nil
 }
@@ -342,17 +349,4 @@ func (x *exchange) context() context.Context {
 		}
 	}
 	return x.ctx
-}
-
-// allowedBy decides a running exchange anew.
-func (x *exchange) allowedBy(v *view) bool {
-	if x.rec.Side == audit.SideClient {
-		return x.place != nil || v.AllowAny // what is in the mesh the callee's side decides
-	}
-	b, ok := x.link.bind(v, x.now)
-	if !ok {
-		return false
-	}
-	verdict := b.bound.Decide(&x.ask)
-	return verdict.Allow
 }

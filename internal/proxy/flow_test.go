@@ -19,68 +19,6 @@ import (
 	"countersign.dev/internal/policy"
 )
 
-func nobody() []policy.Rule {
-	return []policy.Rule{{From: []policy.Source{{Principals: []string{"cluster.local/ns/default/sa/nobody"}}}}}
-}
-
-// A connection kept alive is judged by the policy in force at each request.
-func TestPolicyChangeNextRequest(t *testing.T) {
-	m := newMesh(t, setup{})
-	c, r := m.raw("GET http://api/a HTTP/1.1\nHost: api\n\n")
-	if status, _, _ := answerOf(t, r); status != 200 {
-		t.Fatalf("got %d", status)
-	}
-	m.policies("", nobody())
-	_, _ = io.WriteString(c, "GET http://api/a HTTP/1.1\r\nHost: api\r\n\r\n")
-	if status, body, _ := answerOf(t, r); status != 403 || body != "RBAC: access denied" {
-		t.Fatalf("got %d %q", status, body)
-	}
-	m.policies("", allowAll())
-	_, _ = io.WriteString(c, "GET http://api/a HTTP/1.1\r\nHost: api\r\n\r\n")
-	if status, _, _ := answerOf(t, r); status != 200 {
-		t.Fatalf("got %d", status)
-	}
-}
-
-// A stream that the new policy denies ends within 100 ms, one that it allows goes on.
-func TestPolicyChangeCutsStream(t *testing.T) {
-	m := newMesh(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for i := 0; r.Context().Err() == nil; i++ {
-			fmt.Fprintf(w, "tick %d\n", i)
-			w.(http.Flusher).Flush()
-			select {
-			case <-r.Context().Done():
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	})})
-	resp, err := m.client().Get("http://api/stream")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewReader(resp.Body)
-	if _, err := lines.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	m.policies("", allowAll())
-	for range 5 {
-		if _, err := lines.ReadString('\n'); err != nil {
-			t.Fatalf("an allowed stream broke: %v", err)
-		}
-	}
-	start := time.Now()
-	m.policies("", nobody())
-	_, err = io.Copy(io.Discard, lines)
-	if took := time.Since(start); err == nil || took > time.Second {
-		t.Errorf("the stream ended with %v after %v", err, took)
-	}
-	rec := m.b.reason("policy_changed")
-	if rec.CloseReason != "policy_changed" || rec.Decision != audit.Deny {
-		t.Errorf("record %+v", rec)
-	}
-}
-
 func echoSocket() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/ws", websocket.Handler(func(c *websocket.Conn) {
@@ -146,7 +84,7 @@ func TestWebSocket(t *testing.T) {
 				t.Errorf("record %+v", rec)
 			}
 			start := time.Now()
-			m.policies("", nobody())
+			m.denied()
 			var got string
 			if err := websocket.Message.Receive(ws, &got); err == nil {
 				t.Error("the tunnel outlived its permission")
@@ -154,7 +92,8 @@ func TestWebSocket(t *testing.T) {
 			if took := time.Since(start); took > time.Second {
 				t.Errorf("cut after %v", took)
 			}
-			m.b.reason("policy_changed")
+			m.cutRecord()
+			m.noClientRecord()
 		})
 	}
 }
@@ -195,6 +134,11 @@ func TestWebSocketBadAnswers(t *testing.T) {
 			resp, err := http.ReadResponse(r, nil)
 			if err != nil || resp.StatusCode != tc.want {
 				t.Fatalf("got %v, %v; want %d", resp, err, tc.want)
+			}
+			if tc.want == 502 {
+				if e := m.a.event("upstream_bad"); e.Text != "its answer was malformed" || e.To != "api" {
+					t.Errorf("event %+v", e)
+				}
 			}
 		})
 	}
@@ -499,6 +443,13 @@ func TestUpstreamFaults(t *testing.T) {
 			if rec.Decision != audit.Failed || rec.Error == "" {
 				t.Errorf("record %+v", rec)
 			}
+			want := "its answer was malformed"
+			if rec.Error == "upstream_reset" {
+				want = "it broke off before its answer"
+			}
+			if e := m.a.event("upstream_bad"); e.Text != want || e.To != "api" || e.Decision != rec.ID {
+				t.Errorf("event %+v", e)
+			}
 		})
 	}
 }
@@ -533,6 +484,7 @@ func TestUpstreamAnswers(t *testing.T) {
 			}
 			if tc.broken {
 				m.b.record(func(r *audit.Record) bool { return r.Error == "upstream_reset" })
+				m.noClientRecord()
 			}
 		})
 	}
@@ -616,6 +568,30 @@ func TestNoRoute(t *testing.T) {
 			t.Errorf("%s: record %+v", tc.target, rec)
 		}
 		m.a.event(tc.event)
+	}
+}
+
+// What a call wanted is named in the same way whichever way it was made.
+func TestNoRouteEvents(t *testing.T) {
+	for _, tc := range []struct{ name, absolute, connect, event, to, text string }{
+		{"no service", "http://apii/", "apii:80", "no_service", "apii", ""},
+		{"no service, port", "http://apii:99/", "apii:99", "no_service", "apii", ""},
+		{"no port", "http://api:81/", "api:81", "no_service", "api", "service api has no port 81"},
+		{"outside", "http://example.com:8080/", "example.com:8080", "no_egress", "example.com", ""},
+	} {
+		for _, request := range []string{
+			"GET " + tc.absolute + " HTTP/1.1\nHost: " + tc.connect + "\n\n",
+			"CONNECT " + tc.connect + " HTTP/1.1\nHost: " + tc.connect + "\n\n",
+		} {
+			t.Run(tc.name+" "+request[:3], func(t *testing.T) {
+				m := newMesh(t, setup{})
+				_, r := m.raw(strings.Replace(request, "Host: apii:80", "Host: apii", 1))
+				status, _, h := answerOf(t, r)
+				if e := m.a.event(tc.event); e.To != tc.to || e.Text != tc.text || e.Decision != h.Get("X-Decision-Id") {
+					t.Errorf("%d, event %+v", status, e)
+				}
+			})
+		}
 	}
 }
 

@@ -70,6 +70,7 @@ type gate struct {
 	want    time.Time     // the read deadline net/http asked for
 	headEnd time.Time     // our own, while a head is coming
 	parked  chan struct{} // closed to wake a parked read
+	rest    net.Conn      // what must be read off before it is closed; nil: nothing
 	closed  bool
 }
 

@@ -24,10 +24,23 @@ func (g *gate) refuse(f *h1.Fault) error {
 	if _, err := g.conn.Write(refusal(f, g.DecisionID(), time.Now())); err != nil {
 		return io.EOF
 	}
-	g.CloseWrite()
-	g.conn.SetReadDeadline(time.Now().Add(drainTimeout))
-	io.CopyN(io.Discard, g.conn, drainBytes)
+	g.part(g.conn)
 	return io.EOF
+}
+
+// part ends our direction and reads what still comes for a moment.
+func (g *gate) part(from net.Conn) {
+	g.CloseWrite()
+	from.SetReadDeadline(time.Now().Add(drainTimeout))
+	io.CopyN(io.Discard, from, drainBytes)
+}
+
+// Linger says that the client may still be sending a body nobody wants: Close then reads it for a moment off the
+// socket under the gate, so that a reset does not destroy the answer (http-strictness 10.6).
+func (g *gate) Linger(socket net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rest = socket
 }
 
 // refusal is the whole answer: the fault's own line, nothing of the request.
@@ -53,7 +66,12 @@ func (g *gate) Close() error {
 	g.mu.Lock()
 	g.closed = true
 	g.wakeLocked()
+	rest := g.rest
+	g.rest = nil
 	g.mu.Unlock()
+	if rest != nil {
+		g.part(rest)
+	}
 	return g.conn.Close()
 }
 

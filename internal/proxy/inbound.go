@@ -39,21 +39,16 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	unhook := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer unhook()
 
-	slots := make(chan struct{}, maxHandshakes)
+	var unproven greetings
 	var hands sync.WaitGroup
 	defer hands.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := p.accept(ctx, ln, func(c net.Conn) {
-		select {
-		case slots <- struct{}{}:
-		default: // a flood of handshakes starves nobody but itself (dataplane.md 8.1)
-			_ = c.Close()
-			return
-		}
+		leave := unproven.enter(c) // a flood of handshakes starves nobody but itself (dataplane.md 8.1)
 		hands.Go(func() {
-			defer func() { <-slots }()
-			p.greet(ctx, c, f, nil, nil)
+			defer leave()
+			p.greet(ctx, c, f, nil, nil, leave)
 		})
 	})
 	if ctx.Err() != nil {
@@ -89,8 +84,8 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener, use func(net.Conn))
 
 // greet does the handshake and hands the connection on. fixed is the run of a listener of
 // its own; on the shared port it is nil and the server name chooses. first is what was
-// already read.
-func (p *Proxy) greet(ctx context.Context, c net.Conn, f *face, fixed *run, first []byte) {
+// already read. proven is called when the peer has shown who it is.
+func (p *Proxy) greet(ctx context.Context, c net.Conn, f *face, fixed *run, first []byte, proven func()) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	under := &socket{Conn: c}
@@ -107,6 +102,7 @@ func (p *Proxy) greet(ctx context.Context, c net.Conn, f *face, fixed *run, firs
 		h.refused(c, fixed, err)
 		return
 	}
+	proven()
 	l := p.newLink(h.run, under)
 	if !h.settle(l) {
 		_ = under.Close()
@@ -217,17 +213,12 @@ func (r *run) acceptOwn(ctx context.Context, ln net.Listener) {
 	var hands sync.WaitGroup
 	defer hands.Wait()
 	_ = r.p.accept(ctx, ln, func(c net.Conn) {
-		select {
-		case r.pending <- struct{}{}:
-		default:
-			_ = c.Close()
-			return
-		}
+		leave := r.unproven.enter(c)
 		hands.Go(func() {
-			defer func() { <-r.pending }()
+			defer leave()
 			stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 			defer stop()
-			r.sort(ctx, c)
+			r.sort(ctx, c, leave)
 		})
 	})
 }
@@ -235,8 +226,9 @@ func (r *run) acceptOwn(ctx context.Context, ln net.Listener) {
 // tlsRecord is the first byte of a ClientHello (RFC 8446, section 5.1).
 const tlsRecord = 0x16
 
-// sort tells TLS and plaintext apart, and refuses what the port's mode does not take.
-func (r *run) sort(ctx context.Context, c net.Conn) {
+// sort tells TLS and plaintext apart, and refuses what the port's mode does not take. proven is
+// called for what is served.
+func (r *run) sort(ctx context.Context, c net.Conn, proven func()) {
 	v := r.p.view.Load()
 	port, _, _ := r.port(v.Services[r.key], 0)
 	mode := r.policy(v).Mode(port)
@@ -252,7 +244,7 @@ func (r *run) sort(ctx context.Context, c net.Conn) {
 		_ = c.SetReadDeadline(time.Time{})
 		first = b[:n]
 		if first[0] == tlsRecord {
-			r.p.greet(ctx, c, r.own, r, first)
+			r.p.greet(ctx, c, r.own, r, first, proven)
 			return
 		}
 	}
@@ -261,6 +253,7 @@ func (r *run) sort(ctx context.Context, c net.Conn) {
 		r.p.recordHandshake(c, r, audit.LayerTLS, identity.Plaintext, nil)
 		return
 	}
+	proven() // plaintext has nothing to show
 	r.plain(c, v, first)
 }
 

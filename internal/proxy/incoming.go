@@ -77,6 +77,9 @@ func (x *exchange) finishBody() {
 	}
 	if s, ok := x.link.conn.(*socket); ok {
 		s.deaf.Store(true)
+		if g := gateFrom(x.r.Context()); g != nil {
+			g.Linger(s.Conn)
+		}
 	}
 }
 

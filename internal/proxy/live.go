@@ -4,13 +4,68 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"countersign.dev/internal/audit"
+	"countersign.dev/internal/policy"
 )
 
 // Why an exchange was cut, as its record says.
-var (
+const (
 	cutPolicy  = "policy_changed"
+	cutRevoked = "revoked"
 	cutStopped = "workload_stopped"
 )
+
+// cut is the end of an exchange from outside.
+type cut struct {
+	why     string
+	verdict policy.Verdict // where policy has changed: the one that denies it now
+	rev     [32]byte       // and the revision that says so
+}
+
+// judge decides a running exchange anew: nil, or its end.
+func (x *exchange) judge(v *view) *cut {
+	if x.rec.Side == audit.SideClient {
+		if x.place != nil || v.AllowAny { // what is in the mesh the callee's side decides
+			return nil
+		}
+		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
+	}
+	b, ok := x.link.bind(v, x.now)
+	if !ok {
+		return &cut{why: cutRevoked, rev: v.PolicyRevision}
+	}
+	verdict := b.bound.Decide(&x.ask)
+	if verdict.Allow {
+		return nil
+	}
+	return &cut{why: cutPolicy, verdict: verdict, rev: v.PolicyRevision}
+}
+
+// redecided puts the decision that ended the exchange in place of the one that let it begin.
+func (x *exchange) redecided(c *cut) {
+	rec := &x.rec
+	switch c.why {
+	case cutPolicy:
+		rec.Layer, rec.Reason = audit.LayerAuthz, cutPolicy
+		rec.Policy, rec.Rule, rec.Rev = c.verdict.Policy, c.verdict.Rule+1, c.rev
+	case cutRevoked:
+		rec.Layer, rec.Reason = audit.LayerTLS, cutRevoked
+		rec.Policy, rec.Rule, rec.Rev = "", 0, c.rev
+	}
+}
+
+// refusedBy is the answer to an exchange that was cut before any other.
+func (x *exchange) refusedBy(c *cut) *refused {
+	x.redecided(c)
+	switch c.why {
+	case cutPolicy:
+		return refuseChanged
+	case cutRevoked:
+		return refuseRevoked
+	}
+	return refuseDraining
+}
 
 // live are the exchanges of a run that are being forwarded. One list under one lock: an
 // exchange is in it for one append and one unlink, a sweep is done at revisions only.
@@ -76,8 +131,8 @@ func (s *live) recheck(v *view) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for x := s.first; x != nil; x = x.next {
-		if !x.allowedBy(v) {
-			x.breakOff(&cutPolicy)
+		if c := x.judge(v); c != nil {
+			x.breakOff(c)
 		}
 	}
 }
@@ -87,16 +142,17 @@ func (s *live) cutAll(why string) {
 	defer s.mu.Unlock()
 	s.closed = true
 	for x := s.first; x != nil; x = x.next {
-		x.breakOff(&why)
+		x.breakOff(&cut{why: why})
 	}
 }
 
 // breakOff ends a listed exchange from outside, without waiting for anybody: what it still
 // may answer it answers itself, what it is in the middle of fails.
-func (x *exchange) breakOff(why *string) {
-	if !x.cut.CompareAndSwap(nil, why) {
+func (x *exchange) breakOff(c *cut) {
+	if !x.cut.CompareAndSwap(nil, c) {
 		return
 	}
+	begun := x.begun.Load() // before what follows lets it answer that it was cut
 	if cancel := x.cancel.Load(); cancel != nil {
 		(*cancel)()
 	}
@@ -110,7 +166,7 @@ func (x *exchange) breakOff(why *string) {
 	if x.r.Body != http.NoBody {
 		x.body.leave(x.w)
 	}
-	if d, ok := x.w.(deadlines); ok && x.begun.Load() {
+	if d, ok := x.w.(deadlines); ok && begun {
 		_ = d.SetWriteDeadline(time.Unix(1, 0))
 	}
 }

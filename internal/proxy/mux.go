@@ -92,7 +92,7 @@ func (u *upstream) newTransport() *http.Transport {
 			defer cancel()
 			conn, _, _, err := u.dialNode(ctx, "h2")
 			if err != nil {
-				return nil, err
+				return nil, &dialFailure{err}
 			}
 			return conn, nil // bare: net/http knows HTTP/2 by it
 		}
@@ -103,7 +103,11 @@ func (u *upstream) newTransport() *http.Transport {
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, connectTime)
 		defer cancel()
-		return u.dialProgram(ctx)
+		s, err := u.dialProgram(ctx)
+		if err != nil {
+			return nil, &dialFailure{err}
+		}
+		return s, nil
 	}
 	return t
 }
@@ -114,7 +118,7 @@ func (x *exchange) overMux(u *upstream) (no *refused, again bool) {
 	defer u.putMux(m)
 	resp, err := m.transport.RoundTrip(x.muxRequest(u))
 	if err != nil {
-		if dialed(err) {
+		if _, ok := errors.AsType[*dialFailure](err); ok {
 			return x.unreached(err, u)
 		}
 		return x.blame(err), false
@@ -127,15 +131,11 @@ func (x *exchange) overMux(u *upstream) (no *refused, again bool) {
 	return nil, false
 }
 
-// dialed tells that no connection could be made, so that the request reached nobody.
-func dialed(err error) bool {
-	if _, ok := errors.AsType[*tlsFailure](err); ok {
-		return true
-	}
-	var op interface{ Timeout() bool }
-	return errors.Is(err, errNotItsPort) || errors.Is(err, errNoCertificate) ||
-		strings.Contains(err.Error(), "dial tcp") && errors.As(err, &op)
-}
+// dialFailure tells that no connection could be made, so that the request reached nobody.
+type dialFailure struct{ err error }
+
+func (e *dialFailure) Error() string { return "no connection: " + e.err.Error() }
+func (e *dialFailure) Unwrap() error { return e.err }
 
 // muxRequest makes the request for http.Transport. It pools by URL.Host, so that is the server
 // name, never the node's address (dataplane.md 5.2).
@@ -185,19 +185,25 @@ func (x *exchange) muxURL(scheme, host string) *url.URL {
 type muxBody struct {
 	out *http.Request
 
-	mu sync.Mutex // guards x; held for a read
-	x  *exchange  // nil: over
+	reading sync.Mutex // held for a read
+
+	mu     sync.Mutex // guards the rest; held for a moment
+	x      *exchange  // nil: over
+	closed bool
 }
 
 func (b *muxBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.x == nil {
+	x, closed := b.x, b.closed
+	b.mu.Unlock()
+	if x == nil || closed {
 		return 0, os.ErrDeadlineExceeded
 	}
-	n, err := b.x.body.Read(p)
+	n, err := x.body.Read(p)
 	if errors.Is(err, io.EOF) && b.out.Trailer != nil {
-		for name, values := range b.x.sentTrailer() {
+		for name, values := range x.sentTrailer() {
 			if _, announced := b.out.Trailer[name]; announced {
 				b.out.Trailer[name] = values
 			}
@@ -206,15 +212,42 @@ func (b *muxBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close is net/http's way to say that it reads no more. The body stays the server's to close.
-func (b *muxBody) Close() error { return nil }
+// Close is net/http's way to say that it reads no more. It waits for a read under way, so that
+// is ended, or the upstream's reset would wait for the client's next message. The body stays the
+// server's to close.
+func (b *muxBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if b.x != nil && !b.idle() {
+		b.x.body.leave(b.x.w)
+	}
+	return nil
+}
+
+// idle reports that no read is under way.
+func (b *muxBody) idle() bool {
+	if !b.reading.TryLock() {
+		return false
+	}
+	b.reading.Unlock()
+	return true
+}
+
+// settle waits for a read under way, which something else ends.
+func (b *muxBody) settle() {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+}
 
 // letGo waits for a read under way, which it ends.
 func (b *muxBody) letGo(x *exchange) {
-	if !b.mu.TryLock() {
+	if !b.idle() {
 		x.body.leave(x.w)
-		b.mu.Lock()
 	}
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.x = nil
-	b.mu.Unlock()
 }

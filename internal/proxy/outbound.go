@@ -118,7 +118,7 @@ func (x *exchange) insideTunnel() *refused {
 	via := x.link.via
 	x.place = x.v.place(via.key, via.port.Number)
 	if x.place == nil { // the service has gone meanwhile
-		return noService(via.text)
+		return refuseNoService
 	}
 	x.rec.Service = x.place.text
 	return nil
@@ -136,13 +136,13 @@ func (x *exchange) find(host string, port uint16) *refused {
 			x.rec.Service = key.String()
 			return &refused{
 				status: 404, layer: audit.LayerRoute, reason: "no_route", keep: true, event: "no_service",
-				text: "service has no such port", note: "port " + strconv.Itoa(int(port)),
+				text: "service has no such port", note: "service " + x.known(key) + " has no port " + strconv.Itoa(int(port)),
 			}
 		}
 		x.rec.Service = x.place.text
 		return nil
 	case unknown:
-		return noService("")
+		return refuseNoService
 	}
 	if !x.v.AllowAny {
 		return refuseEgress
@@ -150,11 +150,12 @@ func (x *exchange) find(host string, port uint16) *refused {
 	return nil
 }
 
-func noService(note string) *refused {
-	return &refused{
-		status: 404, layer: audit.LayerRoute, reason: "no_route", keep: true, event: "no_service",
-		text: "no such service", note: note,
+// known is how the program's people name a service.
+func (x *exchange) known(key ServiceKey) string {
+	if key.Namespace == x.run.Namespace {
+		return key.Name
 	}
+	return key.Name + "." + key.Namespace
 }
 
 // toMesh is step 6 outbound.

@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"countersign.dev/internal/attest"
 )
@@ -45,4 +48,24 @@ func TestProgramThatClosesAtOnce(t *testing.T) {
 		})
 	}
 	calls.Wait()
+}
+
+// Every call to a port that is somebody else's finds the same; the log says it once in ten seconds.
+func TestPortWarnedOnce(t *testing.T) {
+	var out strings.Builder
+	now := time.Now()
+	p := New(Options{Log: slog.New(slog.NewTextHandler(&out, nil)), Now: func() time.Time { return now }})
+	r := &run{p: p, label: "default/api"}
+	lines := func() int { return strings.Count(out.String(), "port is not the run's") }
+	for i, want := range []int{1, 1, 1, 1, 1, 2, 2} {
+		r.warnPort(errNotItsPort)
+		if got := lines(); got != want {
+			t.Errorf("after %d s: %d lines, want %d", 2*i, got, want)
+		}
+		now = now.Add(2 * time.Second)
+	}
+	(&run{p: p, label: "default/other"}).warnPort(errNotItsPort)
+	if got := lines(); got != 3 {
+		t.Errorf("another run: %d lines", got)
+	}
 }

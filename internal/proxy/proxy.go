@@ -44,6 +44,7 @@ const (
 	maxDrained      = 256 << 10
 	maxStreams      = 1024 // per HTTP/2 connection from another node
 	stackEvery      = time.Minute
+	warnEvery       = 10 * time.Second
 	netHTTPHeadSize = 36_544 // net/http advertises 320 more (http-strictness.md 8.2)
 )
 

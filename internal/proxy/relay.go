@@ -73,6 +73,7 @@ func (a *answer) end(x *exchange, u *upstream, complete bool) {
 // relay sends the answer down: nothing is held back once it has come, and nothing is finished
 // cleanly that ended short.
 func (x *exchange) relay(a *answer, u *upstream) {
+	x.answered = true
 	x.tellRefusal(a)
 	trailers := a.header["Trailer"]
 	x.writeAnswerHead(a, trailers)
@@ -84,12 +85,18 @@ func (x *exchange) relay(a *answer, u *upstream) {
 	pieces.Put(buf)
 
 	if fault == nil {
-		x.writeTrailer(a, trailers)
+		x.writeTrailer(a.trailer(), trailers)
 		a.end(x, u, true)
 		x.finish(outcome{status: a.status, resp: n})
 		return
 	}
 	a.end(x, u, false)
+	if x.late(fault) && a.length < 0 {
+		x.writeTrailer(http.Header{"Grpc-Status": {"4"}, "Grpc-Message": {refuseOverdue.text}}, trailers)
+		x.rec.GRPCStatus = 4 + 1
+		x.finish(outcome{status: a.status, resp: n, decision: refuseOverdue.decision, err: refuseOverdue.err})
+		return
+	}
 	x.finish(x.broken(fault, a.status, n))
 	panic(http.ErrAbortHandler)
 }
@@ -187,8 +194,7 @@ func (x *exchange) noteLength() {
 	}
 }
 
-func (x *exchange) writeTrailer(a *answer, announced []string) {
-	t := a.trailer()
+func (x *exchange) writeTrailer(t http.Header, announced []string) {
 	if len(t) == 0 {
 		return
 	}
@@ -220,6 +226,34 @@ func (x *exchange) tellRefusal(a *answer) {
 	case a.status == http.StatusForbidden, len(grpc) == 1 && grpc[0] == "7":
 		x.tell("call_refused", ids[0], "")
 	case a.status == http.StatusBadGateway, len(grpc) == 1 && grpc[0] == "14":
-		x.tell("upstream_away", ids[0], portText(x.to))
+		x.tellFailure(ids[0], a.firstLine())
 	}
 }
+
+// tellFailure notes what the callee's node found wrong with its program.
+func (x *exchange) tellFailure(id, text string) {
+	for _, no := range [...]*refused{refuseReset, refuseMalformed, refuseUpgrade} {
+		if no.text == text {
+			x.tell(no.event, id, no.note)
+			return
+		}
+	}
+	if text == refuseAway.text {
+		x.tell(refuseAway.event, id, portText(x.to))
+	}
+}
+
+// firstLine is the text of a node's own answer (dataplane.md 3.3), which comes with its head.
+func (a *answer) firstLine() string {
+	if a.resp != nil {
+		return a.header.Get("Grpc-Message")
+	}
+	if a.length > 0 && a.length <= maxOwnText && int64(a.wire.r.Buffered()) >= a.length {
+		text, _ := a.wire.r.Peek(int(a.length))
+		return string(text)
+	}
+	return ""
+}
+
+// maxOwnText is more than any text of our own.
+const maxOwnText = 128

@@ -65,11 +65,11 @@ type Run struct {
 
 // Event is one of the notes of cli.md 9.4, for the program's terminal.
 type Event struct {
-	Code         string // call_refused, no_service, no_egress, no_instance, upstream_away
+	Code         string // call_refused, no_service, no_egress, no_instance, upstream_away, upstream_bad
 	From, To     string
 	Method, Path string
 	Decision     string // the whole decision id
-	Text         string // code's own: "1 starting", the port nothing answers on
+	Text         string // code's own: "1 starting", the port nothing answers on, what was wrong
 }
 
 // run is a Run being served.
@@ -89,9 +89,11 @@ type run struct {
 	out     *face // proxy listener
 	tunnel  *face // inside of CONNECT tunnels
 	own     *face // `run --listen`
-	pending chan struct{}
 	loops   sync.WaitGroup
 	done    context.CancelFunc
+
+	unproven greetings    // of its own listeners
+	warned   atomic.Int64 // when it was last said that its port is not its own, Unix ns
 }
 
 // ruling is the program of policies for a run under one view.
@@ -113,8 +115,7 @@ func newRun(p *Proxy, cfg Run) (*run, error) {
 	}
 	r := &run{
 		Run: cfg, p: p, key: ServiceKey{cfg.Namespace, cfg.Name}, text: cfg.ID.String(),
-		dst:     policy.Destination{Namespace: ns, ServiceAccount: sa, Labels: cfg.Labels},
-		pending: make(chan struct{}, maxHandshakes),
+		dst: policy.Destination{Namespace: ns, ServiceAccount: sa, Labels: cfg.Labels},
 	}
 	r.label = r.key.String()
 	r.pool.init(r)

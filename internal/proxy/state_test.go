@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
@@ -104,4 +105,57 @@ func TestSpan(t *testing.T) {
 			t.Errorf("%q: tracestate %q", tc.in, got)
 		}
 	}
+}
+
+// FuzzTraceparent: whatever came, what goes on is a valid traceparent of our own span, in the
+// same trace only if theirs was valid.
+func FuzzTraceparent(f *testing.F) {
+	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	f.Add("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more")
+	f.Add("ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x")
+	f.Fuzz(func(t *testing.T, in string) {
+		h := http.Header{"Traceparent": {in}, "Tracestate": {in, "countersign=x"}}
+		s := newSpan(h)
+		s.write(h)
+		var out, theirs span
+		if text := h.Get("Traceparent"); len(text) != 55 || !out.parse(text) || out.parent != s.id || out.trace != s.trace {
+			t.Fatalf("%q became %q", in, text)
+		}
+		valid := theirs.parse(in)
+		if valid && (theirs.trace != out.trace || theirs.parent != s.parent || theirs.flags != out.flags || !strings.Contains(in, out.String()[3:35])) {
+			t.Fatalf("%q became %q", in, h.Get("Traceparent"))
+		}
+		if states, kept := h["Tracestate"]; kept && (!valid || strings.Contains(strings.Join(states, ","), "countersign=x")) {
+			t.Fatalf("tracestate %q beside %q", states, in)
+		}
+	})
+}
+
+// FuzzCredentials: only Basic with the run's secret as its password is the secret.
+func FuzzCredentials(f *testing.F) {
+	f.Add("Basic "+base64.StdEncoding.EncodeToString([]byte("web:s3cret")), "s3cret")
+	f.Add("basic d2ViOg==", "")
+	f.Add("Bearer s3cret", "s3cret")
+	f.Fuzz(func(t *testing.T, header, secret string) {
+		x := &exchange{run: &run{Run: Run{Secret: secret}}, secret: header}
+		if !x.knowsSecret() {
+			return
+		}
+		plain, err := base64.StdEncoding.DecodeString(strings.Trim(header[min(len(header), 6):], " "))
+		if err != nil || secret == "" || !strings.EqualFold(header[:6], "Basic ") || !strings.HasSuffix(string(plain), ":"+secret) {
+			t.Fatalf("%q counts as %q", header, secret)
+		}
+	})
+}
+
+// FuzzGRPCTimeout: a time is never negative, and what is valid is what it says.
+func FuzzGRPCTimeout(f *testing.F) {
+	f.Add("50m")
+	f.Add("99999999H")
+	f.Add("-1S")
+	f.Fuzz(func(t *testing.T, in string) {
+		if d := grpcTimeout([]string{in}); d < 0 || d > 0 && (len(in) > 9 || in[0] < '0' || in[0] > '9') {
+			t.Fatalf("%q is %v", in, d)
+		}
+	})
 }

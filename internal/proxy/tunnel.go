@@ -64,6 +64,7 @@ func (x *exchange) openWebSocket(a *answer) {
 	} else {
 		h1.StripHop(a.header)
 	}
+	x.answered = true
 	w, l, g := a.wire, x.link, gateFrom(x.r.Context())
 	if g == nil {
 		a.end(x, nil, false)
@@ -103,11 +104,9 @@ func (x *exchange) finishTunnel(t *tunnel, status int) {
 	sent, got, reason := t.relay(x.cut.Load() != nil)
 	x.reqBytes.Store(sent)
 	o := outcome{status: status, resp: got, reason: reason}
-	if why := x.cut.Load(); why != nil {
-		o.reason, o.decision = *why, audit.Deny
-		if *why == cutPolicy {
-			x.rec.Layer, x.rec.Reason, x.rec.Policy, x.rec.Rule = audit.LayerAuthz, cutPolicy, "", 0
-		}
+	if c := x.cut.Load(); c != nil {
+		o.reason, o.decision = c.why, audit.Deny
+		x.redecided(c)
 	} else if reason == "truncated" {
 		o.reason, o.err = "", reason
 	}
