@@ -60,7 +60,9 @@ type env struct {
 	cmd         *command
 	set         map[string]bool // flags that were given
 	args        []string        // as typed, for hints
+	rest        []string        // of args, without the command's name
 	told        map[string]bool // said once already
+	peer        int             // pid of who was asked last
 }
 
 // exit ends the process with a status and no further word.
@@ -90,28 +92,33 @@ func (e *env) main(ctx context.Context, args []string) error {
 	}
 	e.after, e.dashes = after, dashes
 	e.json = slices.Contains(before, "--json") // also for what is wrong before flags are parsed
-	if len(before) == 0 {
-		return usage("a command is missing before --", "countersign help")
-	}
-	switch before[0] {
-	case "-h", "--help", "-help":
+	leading, words, version, err := leadingFlags(before)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(e.out, rootHelp(false))
 		return nil
-	case "--version":
+	case err != nil:
+		return err
+	case version:
 		fmt.Fprintln(e.out, versionLine())
 		return nil
-	case "help":
-		return e.help(before[1:])
+	case len(words) == 0 && dashes:
+		return usage("a command is missing before --", "countersign help")
+	case len(words) == 0:
+		return usage("a command is missing", "countersign help")
+	case words[0] == "help":
+		return e.help(words[1:])
 	}
-	cmd, rest, err := find(before)
+	cmd, rest, err := find(words)
 	if err != nil {
 		return err
 	}
 	if cmd == nil { // a noun alone
-		fmt.Fprint(e.err, nounHelp(before[0]))
-		return usage(before[0] + " needs a verb")
+		fmt.Fprint(e.err, nounHelp(words[0]))
+		return &admin.Problem{Code: "missing_verb", Exit: exitUsage, Message: words[0] + " needs a verb"}
 	}
-	e.cmd = cmd
+	rest = slices.Concat(leading, rest)
+	e.cmd, e.rest = cmd, slices.Concat(rest, args[len(before):])
 	positional, err := e.parse(cmd, rest)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(e.out, helpText(cmd))

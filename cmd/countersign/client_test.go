@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/files"
 )
 
 // answers serves one socket of a server that answers as it is told, and gives its address.
@@ -103,8 +105,107 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
 	}
 	status, _, errs = call(t, "get", "ap", "--server", addr, "--timeout", "50ms")
-	if status != 1 || !strings.HasPrefix(errs, "error: no answer within 50") {
+	if want := fmt.Sprintf("error: asking pid %d: no answer within 50 ms\nhint: countersign status\n", os.Getpid()); status != 1 || errs != want {
 		t.Errorf("status %d\n%s", status, errs)
+	}
+}
+
+// TestRunNotAnswering holds that run gives a node that is silent up, and names it.
+func TestRunNotAnswering(t *testing.T) {
+	dir, err := os.MkdirTemp("", "cs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ln, err := net.Listen("unix", filepath.Join(dir, "node.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() // nobody accepts: what connects waits in its queue
+	status, out, errs := call(t, "run", "x", "--server", "unix://"+dir+"/admin.sock", "--timeout", "50ms", "--", "true")
+	if want := fmt.Sprintf("countersign: error: asking pid %d: no answer within 50 ms\ncountersign: hint: countersign status\n", os.Getpid()); status != exitCannot || out != "" || errs != want {
+		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
+	}
+}
+
+// TestTurnAway holds that the listeners of a run that no node serves any more close what comes,
+// until the run ends, and that nothing goes on after it.
+func TestTurnAway(t *testing.T) {
+	ln, err := listenTCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	p := &program{listeners: []*net.TCPListener{ln.(*net.TCPListener)}}
+	f, err := p.listeners[0].File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.Fd() // as for the node: the duplicate shares its mode
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.turnAway(ctx)
+	}()
+	for range 3 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read %d, %v", n, err)
+		}
+		c.Close()
+	}
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
+// TestSocketOwner holds that the way out of socket_owner can be pasted, and keeps what was typed.
+func TestSocketOwner(t *testing.T) {
+	e := &env{cmd: &command{name: "get"}, rest: []string{"-n", "shop", "ap", "it's"}}
+	err := e.trusts("/tmp/x/admin.sock", false)(uint32(os.Getuid()) + 1)
+	var p *admin.Problem
+	if !errors.As(err, &p) || p.Code != "socket_owner" || p.Hints[0] != `countersign get --server unix:///tmp/x/admin.sock -n shop ap 'it'\''s'` {
+		t.Errorf("got %+v", err)
+	}
+}
+
+// TestDirWords holds that what a directory error knows beside its first line is a detail.
+func TestDirWords(t *testing.T) {
+	var errs bytes.Buffer
+	e := &env{err: &errs}
+	e.report((&house{e: e}).words(&files.DirError{Code: "dir_permission", Path: "/x", Detail: "permission denied\n  owner    root; you are ada", Hint: "countersign up --dir ~/y"}))
+	if want := "error: opening /x: permission denied\n  owner    root; you are ada\nhint: countersign up --dir ~/y\n"; errs.String() != want {
+		t.Errorf("got %s", errs.String())
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"up", "run", "why", "get", "status", "delete", "namespace"}
+	for word, want := range map[string]string{
+		"key": "", "wyh": "why", "gte": "get", "rn": "", "runn": "run", "sttaus": "status", "stat": "", "delet": "delete", "namspce": "namespace", "": "",
+	} {
+		if got := nearest(word, known); got != want {
+			t.Errorf("%q: got %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestCommitOf(t *testing.T) {
+	for version, want := range map[string]string{
+		"(devel)": "", "v0.1.0": "", "": "", "v0.0.0-20261121201402-3f9a12c4d5e6": "3f9a12c", "v0.1.1-0.20261121201402-3f9a12c4d5e6+dirty": "3f9a12c",
+	} {
+		if got := commitOf(version); got != want {
+			t.Errorf("%s: got %q", version, got)
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/audit"
-	"countersign.dev/internal/store"
+	"countersign.dev/internal/files"
 	"golang.org/x/sys/unix"
 )
 
@@ -142,7 +142,7 @@ func (e *env) demoDir(now time.Time) (string, error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return "", (&house{data: data}).words(fmt.Errorf("making %s: %w", data, err))
 	}
-	root, err := store.PrivateDir(demos, 0o711)
+	root, err := files.PrivateDir(demos, 0o711)
 	if err != nil {
 		return "", (&house{data: data}).words(err)
 	}

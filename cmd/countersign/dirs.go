@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/admin"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -153,6 +154,7 @@ func (e *env) ask(ctx context.Context, socket string) (*admin.Client, error) {
 		conn, err := client.Dial(probe)
 		cancel()
 		if err == nil {
+			e.peer = peerPID(conn)
 			conn.Close()
 			if p.said != "" && !e.told[p.said] {
 				e.told[p.said] = true
@@ -177,7 +179,9 @@ func (e *env) notRunning(list []place) error {
 		dir := strings.TrimSuffix(list[0].run, "/run")
 		p.Message = "countersign is not running in " + dir
 		p.Hints = []string{"countersign up --dir " + dir}
-		return p
+		if !e.json { // people read it in the message
+			return p
+		}
 	}
 	var looked []string
 	for _, l := range list {
@@ -201,7 +205,7 @@ func (e *env) trusts(path string, named bool) func(uint32) error {
 		}
 		return &admin.Problem{
 			Code: "socket_owner", Message: fmt.Sprintf("asking %s: it is %s's, you are %s", path, userName(uid), userName(uint32(os.Getuid()))),
-			Hints: []string{"countersign --server unix://" + path + " " + e.cmd.name},
+			Hints: []string{typed("countersign "+e.cmd.name+" --server", append([]string{"unix://" + path}, e.rest...))},
 		}
 	}
 }
@@ -245,12 +249,42 @@ func question[Reply any](ctx context.Context, e *env, socket, call string, req a
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	limited, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
-	reply, err := admin.Ask[Reply](ctx, client, "POST "+call, req)
+	reply, err := admin.Ask[Reply](limited, client, "POST "+call, req)
 	var opErr *net.OpError
-	if errors.As(err, &opErr) && errors.Is(err, syscall.ECONNREFUSED) {
+	switch {
+	case errors.As(err, &opErr) && errors.Is(err, syscall.ECONNREFUSED):
 		return none, e.notRunning([]place{{run: filepath.Dir(client.Path())}})
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return none, e.notAnswering(e.peer, err)
 	}
 	return reply, err
+}
+
+// notAnswering names the process that took the question and is silent. It stays the error that
+// it was for those who know what may have been done meanwhile.
+func (e *env) notAnswering(pid int, err error) error {
+	if pid == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", &admin.Problem{
+		Code: "not_answering", Message: fmt.Sprintf("asking pid %d: no answer within %s", pid, spoken(e.timeout)),
+		Hints: []string{"countersign status"},
+	}, err)
+}
+
+// peerPID asks the kernel who listens on the other side of conn; 0 where it does not say.
+func peerPID(conn *net.UnixConn) int {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
 }

@@ -46,6 +46,9 @@ func (e *env) readFiles(doing string, names []string) ([]admin.File, error) {
 			files = append(files, admin.File{Name: path, Data: string(b)})
 		}
 	}
+	if !slices.ContainsFunc(files, func(f admin.File) bool { return strings.TrimSpace(f.Data) != "" }) {
+		return nil, &admin.Problem{Code: "no_documents", Message: fmt.Sprintf("reading %s: it is empty", strings.Join(names, ", ")), Hints: []string{"countersign " + e.cmd.name + " -f policy.yaml"}}
+	}
 	return files, notText(doing, files)
 }
 

@@ -139,6 +139,19 @@ func (e *env) global(f *flags) {
 	f.yes(&e.yes, "yes", "")
 }
 
+// leadingFlags splits the global flags off that stand before the command (cli.md 2.1); parse
+// reads them with the others.
+func leadingFlags(args []string) (leading, words []string, version bool, err error) {
+	f := newFlags("")
+	(&env{}).global(f)
+	f.yes(&version, "version", "")
+	if err := f.fs.Parse(args); err != nil {
+		return nil, nil, false, flagError(&command{}, f, err)
+	}
+	words = f.fs.Args()
+	return args[:len(args)-len(words)], words, version, nil
+}
+
 // parse takes the flags off args, wherever they stand, and gives the rest.
 func (e *env) parse(cmd *command, args []string) ([]string, error) {
 	f := newFlags(cmd.name)
@@ -188,35 +201,45 @@ func (f *flags) doc(names, shown, text string) {
 	f.order = append(f.order, flagDoc{names, shown, text})
 }
 
-// flagError gives the standard package's words ours.
+// flagError gives the standard package's words ours. A command without a name stands for the
+// flags before it.
 func flagError(cmd *command, f *flags, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
+	of, help := " of "+cmd.name, "countersign help "+cmd.name
+	if cmd.name == "" {
+		of, help = "", "countersign help"
+	}
 	text := err.Error()
-	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		shown := "--" + name
-		if len(name) == 1 {
-			shown = "-" + name
+	if unknown, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		shown := "--" + unknown
+		if len(unknown) == 1 {
+			shown = "-" + unknown
 		}
 		var names []string
 		f.fs.VisitAll(func(x *flag.Flag) { names = append(names, x.Name) })
-		hint := "countersign help " + cmd.name
-		if n := nearest(name, names); n != "" {
+		hint := help
+		if n := nearest(unknown, names); n != "" {
 			v := f.fs.Lookup(n).Value.(*value)
 			first, _, _ := strings.Cut(v.names, ",")
-			hint = strings.TrimSpace("countersign " + cmd.name + " " + flagLabel(flagDoc{name: first, value: v.shown}))
+			hint = flagLabel(flagDoc{name: first, value: v.shown})
+			if cmd.name == "" {
+				hint = "did you mean " + hint + "?"
+			} else {
+				hint = "countersign " + cmd.name + " " + hint
+			}
 		}
-		return &admin.Problem{Code: "unknown_flag", Exit: exitUsage, Message: fmt.Sprintf("unknown flag %q of %s", shown, cmd.name), Hints: []string{hint}}
+		return &admin.Problem{Code: "unknown_flag", Exit: exitUsage, Message: fmt.Sprintf("unknown flag %q%s", shown, of), Hints: []string{hint}}
 	}
-	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
-		return usage(fmt.Sprintf("%s of %s needs a value", dashed(name), cmd.name), "countersign help "+cmd.name)
+	if flagged, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return usage(dashed(flagged)+of+" needs a value", help)
 	}
 	if _, rest, ok := strings.Cut(text, " for flag -"); ok { // invalid value "x" for flag -port: why
-		name, why, _ := strings.Cut(rest, ": ")
-		return usage(fmt.Sprintf("%s of %s: %s", dashed(name), cmd.name, why), "countersign help "+cmd.name)
+		flagged, why, _ := strings.Cut(rest, ": ")
+		return usage(fmt.Sprintf("%s%s: %s", dashed(flagged), of, why), help)
 	}
-	return usage(text, "countersign help "+cmd.name)
+	return usage(text, help)
 }
 
 func dashed(name string) string {

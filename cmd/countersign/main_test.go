@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 		"get":         getURL,
 		"raw":         rawRequest,
 		"end":         endSo,
+		"loses":       loseIdentity,
 	})
 }
 

@@ -85,3 +85,27 @@ func endSo() {
 	syscall.Kill(os.Getpid(), syscall.SIGTERM)
 	select {}
 }
+
+// loseIdentity is loses: it calls through the proxy until it is no longer served, and then says
+// whether its calls end at once.
+func loseIdentity() {
+	client := &http.Client{Timeout: 2 * time.Second}
+	failed := 0
+	for began := time.Now(); failed < 3 && time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
+		res, err := client.Get("http://nobody/")
+		if err == nil {
+			res.Body.Close()
+			continue
+		}
+		failed++
+		if os.IsTimeout(err) {
+			fmt.Println("hangs")
+			os.Exit(1)
+		}
+	}
+	if failed < 3 {
+		fmt.Println("is still served")
+		os.Exit(1)
+	}
+	fmt.Println("ends at once")
+}

@@ -29,7 +29,7 @@ func (e *env) report(err error) int {
 	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
 		return exitSignal + int(syscall.SIGINT)
 	case errors.Is(err, context.DeadlineExceeded):
-		p = &admin.Problem{Code: "timeout", Message: fmt.Sprintf("no answer within %s", e.timeout), Hints: []string{"countersign status"}}
+		p = &admin.Problem{Code: "timeout", Message: "no answer within " + spoken(e.timeout), Hints: []string{"countersign status"}}
 	default:
 		p = &admin.Problem{Code: "failed", Message: err.Error()}
 	}
@@ -124,31 +124,36 @@ func stranger(s string) string {
 	return escape(s)
 }
 
-// nearest is the known word within edit distance 2, or a third of its length.
+// nearest is the known word within an edit distance of a third of the word's length: one
+// letter of a short word, so that "key" is not taken for "why".
 func nearest(word string, known []string) string {
-	best, at := "", 1+max(2, len(word)/3)
+	best, at := "", 1+len(word)/3
 	for _, k := range known {
-		if d := distance(word, k); d < at && d < len(word) {
+		if d := distance(word, k); d < at {
 			best, at = k, d
 		}
 	}
 	return best
 }
 
+// distance counts letters put in, left out, changed, and neighbours swapped.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		last := row[0]
+		before, last, row = last, row, before
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			last, row[j] = row[j], min(row[j]+1, row[j-1]+1, last+cost)
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
 	}
 	return row[len(b)]

@@ -78,6 +78,7 @@ type program struct {
 	status    chan int // of the program, once
 	quiet     bool     // no port, or no terminal: nothing is said before it ended
 	notes     *noteBook
+	uncalled  bool       // the node said at the end that no call came through the proxy
 	outWrite  sync.Mutex // guards writes to the session
 }
 
@@ -101,6 +102,9 @@ func (e *env) runProgram(ctx context.Context, o runOptions, args []string) error
 		return err
 	}
 	status := p.supervise(ctx, session)
+	if status != 0 && p.uncalled && len(p.req.Ports) == 0 {
+		p.notes.add(p.noCallSeen(), p.quiet)
+	}
 	p.notes.flush(p.quiet)
 	if status != 0 {
 		return exit(status)
@@ -216,7 +220,7 @@ func parsePorts(in []string) ([]admin.RunPort, error) {
 		}
 		p := admin.RunPort{Number: uint16(n), Protocol: proto}
 		if slices.ContainsFunc(out, func(o admin.RunPort) bool { return o.Number == p.Number }) {
-			return nil, usage(fmt.Sprintf("--port %d is given twice", n))
+			return nil, usage(fmt.Sprintf("--port %d is given twice", n), fmt.Sprintf("countersign run api --port %d --port %d -- ./api", n, n%65535+1))
 		}
 		out = append(out, p)
 	}
@@ -234,7 +238,7 @@ func parseLabels(in []string) (map[string]string, error) {
 			return nil, usage(fmt.Sprintf("--label %q is not KEY=VALUE", s), "countersign run api --label tier=backend -- ./api")
 		}
 		if _, twice := out[k]; twice {
-			return nil, usage(fmt.Sprintf("--label %s is given twice", k))
+			return nil, usage(fmt.Sprintf("--label %s is given twice", k), "countersign run api --label tier=backend --label zone=a -- ./api")
 		}
 		out[k] = v
 	}
@@ -262,8 +266,14 @@ func findProgram(name string, command []string) (string, error) {
 		return "", &admin.Problem{Code: "program_not_executable", Exit: exitNotExec, Message: fmt.Sprintf("starting %s: %q %s", name, command[0], what), Hints: []string{hint}}
 	}
 	p := &admin.Problem{Code: "program_not_found", Exit: exitNotFound, Message: fmt.Sprintf("starting %s: %q does not exist", name, command[0])}
-	if near := similarFile(command[0]); near != "" {
+	near := similarFile(command[0])
+	if _, err := os.Stat(command[0]); err == nil { // here, but not in PATH
+		near = "./" + command[0]
+	}
+	if near != "" {
 		p.Hints = []string{"countersign run " + name + " -- " + strings.Join(append([]string{near}, command[1:]...), " ")}
+	} else {
+		p.Hints = []string{"name a program of PATH, or a file such as ./" + filepath.Base(command[0])}
 	}
 	return "", p
 }
@@ -294,8 +304,7 @@ func similarFile(path string) string {
 func (p *program) openListeners(ctx context.Context) error {
 	for i, addr := range append([]string{"127.0.0.1:0"}, p.o.listen...) {
 		if i > 0 {
-			host, port, err := net.SplitHostPort(addr)
-			if err != nil || port == "" || net.ParseIP(host) == nil && host != "" && host != "localhost" {
+			if !isAddrPort(addr) {
 				return usage(fmt.Sprintf("--listen %q is not ADDR:PORT", addr), "countersign run "+p.req.Name+" --port 8081 --listen 0.0.0.0:9081 -- ./api")
 			}
 			if len(p.req.Ports) == 0 {
@@ -304,13 +313,10 @@ func (p *program) openListeners(ctx context.Context) error {
 		}
 		ln, err := listenTCP(ctx, addr)
 		if err != nil {
-			pr := (&house{}).portProblem(addr, err)
-			var problem *admin.Problem
-			if errors.As(pr, &problem) {
-				problem.Exit = exitCannot
-				if problem.Code == "port_in_use" {
-					problem.Hints = []string{"countersign run " + p.req.Name + " --listen ADDR:PORT -- ..."}
-				}
+			pr := portProblem(addr, err)
+			pr.Exit = exitCannot
+			if pr.Code != "port_privileged" {
+				pr.Hints = []string{"countersign run " + p.req.Name + " --port 8081 --listen 0.0.0.0:9081 -- " + p.req.Command[0]}
 			}
 			return pr
 		}
@@ -361,14 +367,20 @@ func (p *program) attach(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	p.client = client
-	return p.open(ctx)
+	s, err := p.open(ctx)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = p.e.notAnswering(p.e.peer, err)
+	}
+	return s, err
 }
 
 func (p *program) open(ctx context.Context) (*session, error) {
-	conn, err := p.client.Dial(ctx)
+	conn, err := p.client.Dial(ctx) // 2 s at most
 	if err != nil {
 		return nil, err
 	}
+	over := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
+	defer over()
 	s, err := p.greet(conn)
 	if err != nil {
 		conn.Close()
@@ -377,7 +389,7 @@ func (p *program) open(ctx context.Context) (*session, error) {
 }
 
 func (p *program) greet(conn *net.UnixConn) (*session, error) {
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(p.e.timeout))
 	body, err := json.Marshal(p.req)
 	if err != nil {
 		return nil, err

@@ -9,28 +9,34 @@ import (
 	"time"
 
 	"countersign.dev/internal/admin"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	noteEvery = 10 * time.Second // of one kind, while the program runs
-	notesKept = 10               // of a program without a port, said after it
+	noteEvery = 10 * time.Second       // of one kind, while the program runs
+	notesKept = 10                     // of a program without a port, said after it
+	lastWord  = 500 * time.Millisecond // that the node has once it is told that the program ended
 )
 
 // keepSession reads what the node says, and opens a new session when the node was started
 // anew: the listeners are still here, calls wait in their backlog meanwhile.
 func (p *program) keepSession(ctx context.Context, s *session) {
-	for {
+	for first := true; ; first = false {
 		p.tell(s, admin.RunMessage{Started: p.cmd.Process.Pid})
 		now, told := s, make(chan struct{})
 		over := context.AfterFunc(ctx, func() {
 			defer close(told)
+			now.conn.SetReadDeadline(time.Now().Add(lastWord))
 			p.tell(now, admin.RunMessage{Ended: p.notes.ended})
-			now.conn.SetReadDeadline(time.Now())
 		})
 		final := false // the node will not take this run back
 		for {
 			m, err := s.read()
 			if err != nil {
+				break
+			}
+			if m.Called != nil {
+				p.uncalled = first && !*m.Called // a node that was started anew cannot know
 				break
 			}
 			if m.Note != nil {
@@ -45,12 +51,55 @@ func (p *program) keepSession(ctx context.Context, s *session) {
 			<-told
 		}
 		s.conn.Close()
-		if final {
+		if !final {
+			s = p.reopen(ctx)
+		}
+		if final || s == nil {
+			p.turnAway(ctx)
 			return
 		}
-		if s = p.reopen(ctx); s == nil {
-			return
+	}
+}
+
+// turnAway takes calls and ends them at once, until the run ends: no node serves this run any
+// more, and in the backlog of a listener that is kept a call would wait for ever.
+func (p *program) turnAway(ctx context.Context) {
+	var doors sync.WaitGroup
+	for _, l := range p.listeners {
+		// Whoever took the descriptor of a duplicate may have made all of them block (os.File.Fd):
+		// then no deadline would end Accept.
+		raw, err := l.SyscallConn()
+		if err != nil || raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), true) }) != nil || err != nil {
+			l.Close() // what comes is refused
+			continue
 		}
+		doors.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := l.Accept()
+				if err == nil {
+					conn.Close()
+					continue
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(50 * time.Millisecond): // no descriptors left, perhaps
+				}
+			}
+		})
+	}
+	<-ctx.Done()
+	for _, l := range p.listeners {
+		l.SetDeadline(time.Now())
+	}
+	doors.Wait()
+}
+
+// noCallSeen says of a program that failed that it never used the proxy (cli.md 9.4).
+func (p *program) noCallSeen() *admin.RunNote {
+	return &admin.RunNote{
+		Code: "no_call_seen", Key: "no_call_seen", Always: true,
+		Text:  fmt.Sprintf("note: no call came through the proxy; does %s read HTTP_PROXY?", p.called()),
+		Hints: []string{"name $HTTP_PROXY as the proxy in its own settings"},
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +16,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/admin"
-	"countersign.dev/internal/attest"
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/memnet"
 	"countersign.dev/internal/node"
@@ -89,6 +88,8 @@ type house struct {
 	log         *slog.Logger
 	locks       []*lock
 	store       *store.Etcd
+	nodeDir     *os.Root
+	lineage     *node.Lineage // which processes are of a run, known before anybody may ask
 	server      *server.Server
 	node        atomic.Pointer[node.Node] // nil until the server is ready
 	metrics     *telemetry.Metrics
@@ -143,7 +144,7 @@ func (o *upOptions) check() error {
 		return usage(fmt.Sprintf("--log-format %q is not text or json", o.logFormat), "countersign up --log-format json")
 	}
 	if o.inbound != "" {
-		if _, _, err := net.SplitHostPort(o.inbound); err != nil {
+		if !isAddrPort(o.inbound) {
 			return usage(fmt.Sprintf("--inbound %q is not ADDR:PORT", o.inbound), "countersign up --inbound 127.0.0.1:7443")
 		}
 	}
@@ -184,7 +185,7 @@ func (h *house) openDirs(context.Context) error {
 	if strings.HasPrefix(h.run, h.data+"/") {
 		mode = 0o711 // the Workload API in run/ is for every user
 	}
-	root, err := store.PrivateDir(h.data, mode)
+	root, err := files.PrivateDir(h.data, mode)
 	if err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func (h *house) openDirs(context.Context) error {
 		return fmt.Errorf("opening %s: %w", h.data, err)
 	}
 	for _, role := range []string{"server", "node"} {
-		dir, err := store.PrivateDir(filepath.Join(h.data, role), 0o700)
+		dir, err := files.PrivateDir(filepath.Join(h.data, role), 0o700)
 		if err != nil {
 			return err
 		}
@@ -255,7 +256,7 @@ func (h *house) openRoles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := store.PrivateDir(filepath.Join(h.data, "server"), 0o700)
+	dir, err := files.PrivateDir(filepath.Join(h.data, "server"), 0o700)
 	if err != nil {
 		return err
 	}
@@ -267,17 +268,18 @@ func (h *house) openRoles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if h.nodeDir, err = files.PrivateDir(filepath.Join(h.data, "node"), 0o700); err != nil {
+		return err
+	}
+	if h.lineage, err = node.OpenLineage(h.nodeDir); err != nil {
+		return err
+	}
 	h.metrics = telemetry.NewMetrics(version)
 	h.server, err = server.Open(ctx, server.Options{
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
 		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
-		InRun: func(p *attest.Process) (bool, error) {
-			if n := h.node.Load(); n != nil {
-				return n.InRun(p)
-			}
-			return false, nil
-		},
+		InRun: h.lineage.InRun,
 	})
 	if err != nil {
 		return err
@@ -396,12 +398,8 @@ func (h *house) openNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := store.PrivateDir(filepath.Join(h.data, "node"), 0o700)
-	if err != nil {
-		return err
-	}
 	n, err := node.New(node.Options{
-		Dir: dir, Code: code, Name: machineName(), Dial: h.memory.Dial, Version: version, Metrics: h.metrics, Log: h.log,
+		Dir: h.nodeDir, Lineage: h.lineage, Code: code, Name: machineName(), Dial: h.memory.Dial, Version: version, Metrics: h.metrics, Log: h.log,
 		Down: h.down, Event: h.event,
 	})
 	if err != nil {
@@ -422,16 +420,7 @@ func (h *house) servePages(ctx context.Context) error {
 		}
 		return nil
 	})
-	srv := &http.Server{
-		Handler: telemetry.Pages(h.metrics, &h.health), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
-	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(h.pages); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serving health and metrics: %w", err)
-	}
-	return nil
+	return telemetry.Serve(ctx, h.pages, telemetry.Pages(h.metrics, &h.health), h.log)
 }
 
 // close gives everything back, in the order opposite to the taking.
@@ -446,6 +435,9 @@ func (h *house) close() {
 	}
 	if h.memory != nil {
 		h.memory.Close()
+	}
+	if h.lineage != nil {
+		h.lineage.Close()
 	}
 	if h.store != nil {
 		h.store.Close()

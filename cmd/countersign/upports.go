@@ -7,14 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/attest"
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/store"
 )
@@ -41,7 +44,16 @@ func (h *house) listen(ctx context.Context, name, asked, standard string) (net.L
 		}
 	}
 	if err != nil {
-		return nil, h.portProblem(addr, err)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			if pid, dir := h.otherUp(ctx, addr); pid != 0 {
+				return nil, &admin.Problem{
+					Code: "port_in_use", Message: fmt.Sprintf("listening on %s: the port is in use by another countersign", addr),
+					Details: admin.Details{{Label: "holder", Value: fmt.Sprintf("pid %d, in %s", pid, dir)}},
+					Hints:   []string{"COUNTERSIGN_DIR=" + word(dir) + " countersign down"},
+				}
+			}
+		}
+		return nil, portProblem(addr, err)
 	}
 	if asked == "" && kept[name] != ln.Addr().String() {
 		kept[name] = ln.Addr().String()
@@ -79,10 +91,10 @@ func (h *house) keepPorts(kept map[string]string) error {
 		return fmt.Errorf("keeping the ports: %w", err)
 	}
 	defer dir.Close()
-	return store.WriteFile(dir, "ports.json", b)
+	return files.WriteFile(dir, "ports.json", b)
 }
 
-func (h *house) portProblem(addr string, err error) error {
+func portProblem(addr string, err error) *admin.Problem {
 	host, port, _ := net.SplitHostPort(addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -98,7 +110,20 @@ func (h *house) portProblem(addr string, err error) error {
 			Hints: []string{"sudo setcap cap_net_bind_service=+ep " + executable()},
 		}
 	}
-	return fmt.Errorf("listening on %s: %w", addr, err)
+	return &admin.Problem{Code: "failed", Message: fmt.Sprintf("listening on %s: %s", addr, reason(err)), Hints: []string{"countersign up --inbound " + defaultInbound}}
+}
+
+// isAddrPort reports whether s is an address of this machine and a port; 0 is any that is free.
+func isAddrPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || host == "" || host == "localhost"
 }
 
 func otherPort(port string) string {
@@ -191,12 +216,17 @@ func (e *env) passphrase(file string) ([]byte, error) {
 // words gives the errors of starting the words of cli.md 9.2.
 func (h *house) words(err error) error {
 	var p *admin.Problem
-	var dir *store.DirError
+	var dir *files.DirError
 	switch {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &dir):
-		p := &admin.Problem{Code: dir.Code, Message: fmt.Sprintf("opening %s: %s", tilde(dir.Path), dir.Detail)}
+		what, facts, _ := strings.Cut(dir.Detail, "\n")
+		p := &admin.Problem{Code: dir.Code, Message: fmt.Sprintf("opening %s: %s", tilde(dir.Path), what)}
+		for line := range strings.Lines(facts) {
+			label, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			p.Details = append(p.Details, admin.Detail{Label: label, Value: strings.TrimSpace(value)})
+		}
 		if dir.Hint != "" {
 			p.Hints = []string{dir.Hint}
 		}

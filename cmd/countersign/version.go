@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -23,8 +24,19 @@ func commit() string {
 			return s.Value[:min(7, len(s.Value))]
 		}
 	}
+	return commitOf(build.Main.Version)
+}
+
+// commitOf is the commit in a pseudo-version, which is what `go install` at a commit knows:
+// v0.1.1-0.20261121201402-3f9a12c4d5e6.
+func commitOf(version string) string {
+	if m := pseudoVersion.FindStringSubmatch(version); m != nil {
+		return m[1]
+	}
 	return ""
 }
+
+var pseudoVersion = regexp.MustCompile(`[-.][0-9]{14}-([0-9a-f]{7})[0-9a-f]{5}(?:\+|$)`)
 
 func versionLine() string {
 	parts := []string{"countersign " + version}

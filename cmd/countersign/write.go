@@ -64,7 +64,7 @@ func (e *env) confirm(what, question string) error {
 		if err == nil {
 			tty.Close()
 		}
-		return &admin.Problem{Code: "needs_yes", Exit: exitUsage, Message: what + ": nobody can be asked here", Hints: []string{e.typed() + " --yes"}}
+		return &admin.Problem{Code: "needs_yes", Exit: exitUsage, Message: what + ": nobody can be asked here", Hints: []string{typed("countersign", e.args) + " --yes"}}
 	}
 	defer tty.Close()
 	sep := ". "
@@ -82,18 +82,23 @@ func (e *env) confirm(what, question string) error {
 	return nil
 }
 
-// typed is the command as it was typed, for a shell.
-func (e *env) typed() string {
-	words := []string{"countersign"}
-	for _, a := range e.args {
-		if a == "" || strings.ContainsFunc(a, func(r rune) bool {
-			return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,@%+", r)
-		}) {
-			a = admin.ShellQuote(a)
-		}
-		words = append(words, a)
+// typed is a command and its arguments for a shell.
+func typed(command string, args []string) string {
+	words := []string{command}
+	for _, a := range args {
+		words = append(words, word(a))
 	}
 	return strings.Join(words, " ")
+}
+
+// word is one word of a shell, quoted where it must be.
+func word(s string) string {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,@%+", r)
+	}) {
+		return admin.ShellQuote(s)
+	}
+	return s
 }
 
 // written says what became of the objects and waits until nodes enforce it.

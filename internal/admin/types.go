@@ -301,6 +301,7 @@ type RunMessage struct {
 	Refused  *Problem    `json:"refused,omitempty"`
 	Note     *RunNote    `json:"note,omitempty"`
 	Draining bool        `json:"draining,omitempty"` // the node stops
+	Called   *bool       `json:"called,omitempty"`   // in answer to ended: whether a call came through the proxy listener
 }
 
 // RunGranted is the identity of a run.

@@ -1,9 +1,13 @@
 package attest
 
 import (
+	"bufio"
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -165,6 +169,54 @@ func eachProcess(visit func(proc *os.File, pid int) bool) error {
 		}
 	}
 	return nil
+}
+
+// ListeningBelow lists the TCP ports that processes below ancestor listen on, sorted, for the
+// text of a warning: what it says can be over already.
+func ListeningBelow(ancestor int) []uint16 {
+	ports := map[uint64]uint16{}
+	for _, table := range []string{"tcp", "tcp6"} {
+		listeners(fmt.Sprintf("/proc/%d/net/%s", ancestor, table), ports)
+	}
+	var found []uint16
+	for pid := range children(ancestor) {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		fds, _ := os.ReadDir(dir)
+		for _, fd := range fds {
+			link, _ := os.Readlink(dir + "/" + fd.Name())
+			inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]"), 10, 64)
+			if port, ok := ports[inode]; err == nil && ok && !slices.Contains(found, port) {
+				found = append(found, port)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+const maxTable = 1 << 20 // bytes of a table of sockets that are read
+
+// listeners reads which inode listens on which port from a table of proc_pid_net(5).
+func listeners(table string, ports map[uint64]uint16) {
+	f, err := os.Open(table)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(io.LimitReader(f, maxTable))
+	for lines.Scan() {
+		// sl local_address rem_address st tx_queue:rx_queue tr:when retrnsmt uid timeout inode
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 10 || fields[3] != "0A" {
+			continue
+		}
+		_, hex, _ := strings.Cut(fields[1], ":")
+		port, err := strconv.ParseUint(hex, 16, 16)
+		inode, err2 := strconv.ParseUint(fields[9], 10, 64)
+		if err == nil && err2 == nil {
+			ports[inode] = uint16(port)
+		}
+	}
 }
 
 // HolderOf finds a process that has the socket, for the text of an error: it reads the

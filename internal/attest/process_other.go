@@ -38,6 +38,9 @@ func HeldBelow(uint64, int) (bool, error) { return false, unsupported() }
 // HolderOf knows nobody.
 func HolderOf(uint64) (int, string, bool) { return 0, "", false }
 
+// ListeningBelow knows nothing.
+func ListeningBelow(int) []uint16 { return nil }
+
 // Established never holds: nothing can be proven here.
 func Established(*net.TCPConn) bool { return false }
 

@@ -275,6 +275,22 @@ func BenchmarkListenSocket(b *testing.B) {
 	}
 }
 
+// What a run listens on: the ports of its descendants, not its own, nor what is connected.
+func TestListeningBelow(t *testing.T) {
+	for _, f := range families {
+		run := startChild(t)
+		run.do("listen 127.0.0.1:0")
+		run.number("start")
+		at, err := netip.ParseAddrPort(run.do("listen %s", f.listen))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ListeningBelow(run.pid()); len(got) != 1 || got[0] != at.Port() {
+			t.Errorf("%s: got %v, want %d", f.name, got, at.Port())
+		}
+	}
+}
+
 func BenchmarkHeldBelow(b *testing.B) {
 	l := tcpListener(b, "127.0.0.1:0")
 	dialTCP(b, l.Addr().String())

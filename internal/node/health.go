@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -17,6 +18,7 @@ import (
 const (
 	checkTimeout = time.Second
 	slowStart    = 5 * time.Second // after it a person hears that nothing listens yet
+	portsNamed   = 8               // of those that it opened instead
 	reportAgain  = 5 * time.Second // after the server did not take that a program is ready
 )
 
@@ -95,11 +97,22 @@ func (x *run) become(ctx context.Context, state string) bool {
 
 func (x *run) notListening() *admin.RunNote {
 	port := x.req.Ports[0].Number
-	return &admin.RunNote{
+	note := &admin.RunNote{
 		Code: "not_listening", Key: "not_listening", Warn: true, Always: true,
 		Text:  fmt.Sprintf("nothing of %s listens on %d yet", x.req.Name, port),
 		Hints: []string{"countersign status"},
 	}
+	var open []string
+	for _, other := range attest.ListeningBelow(x.proc.PID()) {
+		if other != port && len(open) < portsNamed {
+			open = append(open, strconv.Itoa(int(other)))
+		}
+	}
+	if len(open) > 0 {
+		note.Text += "; it listens on " + strings.Join(open, ", ")
+		note.Hints = []string{fmt.Sprintf("countersign run %s --port %s -- %s", x.shown(), open[0], strings.Join(x.req.Command, " "))}
+	}
+	return note
 }
 
 // listensWide warns of a program that other machines can reach around the proxy.

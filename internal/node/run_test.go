@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -351,4 +352,55 @@ func TestState(t *testing.T) {
 	m.remove("any")
 	m.changed("its end", func() bool { _, ok := m.n.entry("shop/any"); return !ok })
 	expect("an entry that ended", "entry_expired")
+}
+
+// A program that opened another port than it said hears which (cli.md 9.4).
+func TestNotListening(t *testing.T) {
+	m := newMesh(t)
+	port, other := freePort(m), freePort(m)
+	s := m.start(request("web", withPort(port)))
+	x := m.n.allRuns()[0]
+	if got := x.notListening(); got.Hints[0] != "countersign status" {
+		t.Errorf("got %+v", got)
+	}
+	child(t, listenVar+"="+strconv.Itoa(int(other)))
+	got := x.notListening()
+	if want := fmt.Sprintf("nothing of web listens on %d yet; it listens on %d", port, other); got.Text != want {
+		t.Errorf("got %q, want %q", got.Text, want)
+	}
+	if want := fmt.Sprintf("countersign run shop/web --port %d -- ", other); !strings.HasPrefix(got.Hints[0], want) {
+		t.Errorf("got %q, want %q", got.Hints[0], want)
+	}
+	s.conn.Close()
+}
+
+// The node says at the end whether a call came to the proxy listener.
+func TestCalled(t *testing.T) {
+	m := newMesh(t)
+	for _, calls := range []bool{false, true} {
+		ln := m.tcp("127.0.0.1:0")
+		s, err := m.open(request("web"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.hand(admin.RunMessage{Listeners: 1}, m.file(ln))
+		if got := s.read(); !got.Ready {
+			t.Fatalf("got %+v", got)
+		}
+		if calls {
+			c, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			x := m.n.allRuns()[0]
+			m.until("a call", x.called.Load)
+		}
+		status := 1
+		s.tell(admin.RunMessage{Ended: &status})
+		if got := s.read(); got.Called == nil || *got.Called != calls {
+			t.Errorf("calls %v: got %+v", calls, got)
+		}
+		m.until("no run", func() bool { return m.n.Running() == 0 })
+	}
 }

@@ -59,6 +59,21 @@ type run struct {
 	began   bool                             // the program's pid was told
 	working sync.WaitGroup
 	notes   notes
+	called  atomic.Bool // a connection came to the proxy listener
+}
+
+// noticed is a listener that remembers whether anybody came.
+type noticed struct {
+	net.Listener
+	came *atomic.Bool
+}
+
+func (l noticed) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.came.Store(true)
+	}
+	return c, err
 }
 
 // serveRun answers POST /v1/run: the session lasts as long as the program.
@@ -161,16 +176,16 @@ func (n *Node) admitRun(ctx context.Context, req admin.RunRequest, proc *attest.
 // whyNot says why an entry is not earned, in a sentence.
 func whyNot(e entry.Entry, found, node []string, name string) string {
 	id := e.Namespace + "/" + e.Name
-	for _, near := range entry.Explain([]entry.Entry{e}, found, node, time.Now()) {
-		switch near.Reason {
-		case entry.EntryExpired:
-			return fmt.Sprintf("%s expired %s", id, e.Expires.UTC().Format(time.DateOnly))
-		case entry.NodeNotAdmitted:
-			return fmt.Sprintf("%s matches, but not on node %s", id, name)
-		}
-		return fmt.Sprintf("%s does not match this program: %s is missing", id, strings.Join(near.Missing, ", "))
+	near := entry.Explain([]entry.Entry{e}, found, node, time.Now())
+	switch {
+	case len(near) == 0:
+		return id + " does not match this program"
+	case near[0].Reason == entry.EntryExpired:
+		return fmt.Sprintf("%s expired %s", id, e.Expires.UTC().Format(time.DateOnly))
+	case near[0].Reason == entry.NodeNotAdmitted:
+		return fmt.Sprintf("%s matches, but not on node %s", id, name)
 	}
-	return fmt.Sprintf("%s does not match this program", id)
+	return fmt.Sprintf("%s does not match this program: %s is missing", id, strings.Join(near[0].Missing, ", "))
 }
 
 // foundOf are the facts of a run's program, as far as they are those of its run.
@@ -245,6 +260,8 @@ func (x *run) serve(ctx context.Context) {
 			x.begin(ctx, m.Started)
 		case m.Ended != nil:
 			x.n.o.Log.Info("program ended", "workload", x.name(), "status", *m.Ended)
+			called := x.called.Load()
+			x.send(admin.RunMessage{Called: &called})
 			x.n.happened("ended", fmt.Sprintf("%s   ended with status %d", x.shown(), *m.Ended), "")
 			return
 		}
@@ -277,7 +294,7 @@ func (x *run) start(ctx context.Context, ls []net.Listener) error {
 	name := x.name()
 	stop, err := x.n.proxy.Start(ctx, proxy.Run{
 		Namespace: x.req.Namespace, Name: x.req.Name, Instance: x.instance, ID: id, Labels: x.entry.Labels,
-		Ports: ports, Secret: x.req.Secret, Facts: x.facts, Outbound: ls[0], Listen: ls[1:], Event: x.event, Explain: true,
+		Ports: ports, Secret: x.req.Secret, Facts: x.facts, Outbound: noticed{ls[0], &x.called}, Listen: ls[1:], Event: x.event, Explain: true,
 		Certificate: func() *proxy.SVID {
 			if v := x.n.svids.current(name); v != nil {
 				return &v.SVID

@@ -145,7 +145,7 @@ func Columns(kind string) []string {
 	case "PeerAuthentication":
 		return []string{"MODE", "SELECTS"}
 	case "Workload":
-		return []string{"SERVICE ACCOUNT", "SELECTORS", "NODES"}
+		return []string{"IDENTITY", "SELECTORS"}
 	}
 	return nil
 }
@@ -163,11 +163,7 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 		}
 	case "Workload":
 		if e, err := Entry(o, 0, 0); err == nil {
-			nodes := "any"
-			if !e.AnyNode {
-				nodes = sets(e.Nodes)
-			}
-			return []string{e.ServiceAccount, sets(e.Sets), nodes}
+			return []string{"spiffe://" + trustDomain + "/ns/" + e.Namespace + "/sa/" + e.ServiceAccount, sets(e.Sets)}
 		}
 	}
 	return make([]string, len(Columns(o.Kind)))

@@ -85,7 +85,7 @@ func TestRow(t *testing.T) {
 		{strings.Replace(authz, "shop", "istio-system", 1) + "spec: {}", []string{"ALLOW", "all", "nothing is allowed"}},
 		{peer + "spec: {mtls: {mode: STRICT}}", []string{"STRICT", "its namespace"}},
 		{peer + "spec: {selector: {matchLabels: {b: c, a: b}}, portLevelMtls: {90: {mode: UNSET}, 80: {mode: DISABLE}}}", []string{"UNSET, 80 DISABLE, 90 UNSET", "a=b,b=c"}},
-		{work + "spec: {selectors: ['run:shop/api'], anyOf: [['unix:uid:1', 'unix:gid:2']]}", []string{"api", "run:shop/api or unix:gid:2,unix:uid:1", "node:name:laptop"}},
+		{work + "spec: {selectors: ['run:shop/api'], anyOf: [['unix:uid:1', 'unix:gid:2']]}", []string{"spiffe://cluster.local/ns/shop/sa/api", "run:shop/api or unix:gid:2,unix:uid:1"}},
 	} {
 		o := one(t, tt.in)
 		if diff := cmp.Diff(tt.want, Row(o, "istio-system", "cluster.local")); diff != "" {

@@ -154,9 +154,25 @@ func unknownParties(v *view, names ...admin.Name) []string {
 		if _, ok := v.named(n); ok {
 			continue
 		}
-		notes = append(notes, fmt.Sprintf("no workload %q is known yet", admin.Bare(n.Namespace, n.Name, "default")))
+		note := fmt.Sprintf("no workload %q is known yet", admin.Bare(n.Namespace, n.Name, "default"))
+		if i := slices.IndexFunc(v.Entries, func(e entry.Entry) bool { return e.Namespace == n.Namespace && slip(n.Name, e.Name) }); i >= 0 {
+			note += fmt.Sprintf("; did you mean %q?", admin.Bare(n.Namespace, v.Entries[i].Name, "default"))
+		}
+		notes = append(notes, note)
 	}
 	return notes
+}
+
+// slip reports whether one letter was put in, left out, changed, or swapped with the next.
+func slip(a, b string) bool {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for a != "" && b != "" && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	swapped := len(a) == 2 && len(b) == 2 && a[0] == b[1] && a[1] == b[0]
+	return max(len(a), len(b)) <= 1 || swapped
 }
 
 // sayAllowed says everything that FROM may now do at TO, from all policies.

@@ -6,7 +6,9 @@ import (
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/entry"
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/snapshot"
 )
 
 // allow writes one sentence, says what it comes to, and how to take it back (cli.md 10.8).
@@ -144,5 +146,24 @@ func TestStatusAndRoots(t *testing.T) {
 	// The server's own process is not answered by its socket (security.md S2).
 	if _, err := admin.Ask[admin.ServerStatus](t.Context(), r.admin, "POST /v1/status", struct{}{}); code(err) != "not_yours" {
 		t.Errorf("asked by itself: %v", err)
+	}
+}
+
+// A name that nobody has yet is noted, with the one that was probably meant (cli.md 9.5).
+func TestUnknownParties(t *testing.T) {
+	v := &view{World: &snapshot.World{Entries: []entry.Entry{{Namespace: "default", Name: "web"}, {Namespace: "shop", Name: "orders"}}}}
+	for name, want := range map[string]string{
+		"wbe": `no workload "wbe" is known yet; did you mean "web"?`, "webb": `no workload "webb" is known yet; did you mean "web"?`,
+		"we": `no workload "we" is known yet; did you mean "web"?`, "wub": `no workload "wub" is known yet; did you mean "web"?`,
+		"bew": `no workload "bew" is known yet`, "order": `no workload "order" is known yet`,
+		"shop/order": `no workload "shop/order" is known yet; did you mean "shop/orders"?`,
+	} {
+		n, err := admin.ParseName(name, "", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := unknownParties(v, n); len(got) != 1 || got[0] != want {
+			t.Errorf("%s: got %q", name, got)
+		}
 	}
 }
