@@ -111,7 +111,7 @@ func prepareDir(name string) (string, error) {
 		return "", &files.DirError{
 			Code: "socket_path", Path: abs,
 			Detail: fmt.Sprintf("the path of %s has %d bytes, %d is most", socketName, n, socketPathMax),
-			Hint:   "countersign up --dir ⟨/tmp/cs⟩",
+			Hint:   "countersign up --dir /tmp/cs",
 		}
 	}
 	root, err := files.PrivateDir(abs, 0o700)
