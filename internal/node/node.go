@@ -32,6 +32,7 @@ import (
 	"countersign.dev/internal/ca"
 	"countersign.dev/internal/control"
 	"countersign.dev/internal/entry"
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/proxy"
@@ -77,6 +78,7 @@ type Node struct {
 	td       spiffeid.TrustDomain
 	id       spiffeid.ID
 	own      atomic.Pointer[ownSVID]
+	records  *os.Root // where they lie
 	recorder *audit.Recorder
 	proxy    *proxy.Proxy
 	client   *control.Client
@@ -130,7 +132,10 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.recorder, err = audit.Open(audit.Options{Dir: o.Dir, Node: id.String(), DecisionKey: n.decisionKey, Log: o.Log})
+	if n.records, err = files.PrivateSubdir(o.Dir, "audit"); err != nil {
+		return nil, err
+	}
+	n.recorder, err = audit.Open(audit.Options{Dir: n.records, Node: id.String(), DecisionKey: n.decisionKey, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's records: %w", err)
 	}
@@ -147,6 +152,7 @@ func (n *Node) decisionKey() []byte {
 
 // Run joins the mesh and serves until ctx ends. ready is called once a program can be run.
 func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
+	defer n.records.Close()
 	defer n.recorder.Close()
 	n.listen = l
 	if err := n.join(ctx, l.Inbound.Addr().String()); err != nil {

@@ -26,7 +26,7 @@ func (s *Server) apply(ctx context.Context, r admin.ApplyRequest) (admin.ApplyRe
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	objects, faults := resource.Decode(files(r.Files), s.decoding(r, known))
+	objects, faults := resource.Decode(sources(r.Files), s.decoding(r, known))
 	if resource.Stops(faults) {
 		return admin.ApplyReply{}, faulty("applying", r.Files, faults)
 	}
@@ -44,7 +44,7 @@ func (s *Server) apply(ctx context.Context, r admin.ApplyRequest) (admin.ApplyRe
 	return reply, err
 }
 
-func files(in []admin.File) []resource.File {
+func sources(in []admin.File) []resource.File {
 	var out []resource.File
 	for _, f := range in {
 		out = append(out, resource.File{Name: f.Name, Data: []byte(f.Data)})
@@ -232,7 +232,7 @@ func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.Apply
 	}
 	refs := r.Refs
 	if len(r.Files) > 0 {
-		objects, faults := resource.Decode(files(r.Files), s.decoding(admin.ApplyRequest{Namespace: r.Namespace}, known))
+		objects, faults := resource.Decode(sources(r.Files), s.decoding(admin.ApplyRequest{Namespace: r.Namespace}, known))
 		if resource.Stops(faults) {
 			return admin.ApplyReply{}, faulty("deleting", r.Files, faults)
 		}

@@ -29,6 +29,7 @@ import (
 	"countersign.dev/internal/ca"
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/control"
+	"countersign.dev/internal/files"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/registry"
 	"countersign.dev/internal/resource"
@@ -65,6 +66,7 @@ type Server struct {
 	catalog  *catalog.Catalog
 	registry *registry.Registry
 	joins    *attest.Joins
+	records  *os.Root // where they lie
 	recorder *audit.Recorder
 	world    world
 	nodes    nodes
@@ -117,7 +119,10 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.recorder, err = audit.Open(audit.Options{Dir: o.Dir, Node: id.String(), DecisionKey: func() []byte { return key }, Log: o.Log})
+	if s.records, err = files.PrivateSubdir(o.Dir, "audit"); err != nil {
+		return nil, err
+	}
+	s.recorder, err = audit.Open(audit.Options{Dir: s.records, Node: id.String(), DecisionKey: func() []byte { return key }, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("opening the server's records: %w", err)
 	}
@@ -215,6 +220,7 @@ type Listeners struct {
 
 // Run serves until ctx ends. ready is called once everything answers.
 func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
+	defer s.records.Close()
 	defer s.recorder.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -125,7 +125,7 @@ func (h *house) session(between func()) {
 
 // wasKilled reports whether an up of this house ended without cleaning up.
 func (h *house) wasKilled() bool {
-	audits, _ := os.ReadDir(h.dir + "/node")
+	audits, _ := os.ReadDir(h.dir + "/node/audit")
 	n := 0
 	for _, f := range audits {
 		if strings.HasPrefix(f.Name(), "audit-") {
