@@ -33,6 +33,7 @@ const (
 	defaultInbound = "127.0.0.1:7443"
 	defaultHealth  = "127.0.0.1:7480"
 	drainTime      = 30 * time.Second
+	wantedFiles    = 8192 // the Workload API alone takes up to 4,096 connections
 )
 
 // upOptions are the flags of up.
@@ -462,6 +463,10 @@ func (h *house) announce() {
 	say := h.e.say
 	if h.taken != 0 {
 		say("note: pid %d ended without cleaning up; going on from revision %d", h.taken, h.server.Revision())
+	}
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < wantedFiles {
+		say("note: %d files may be open at a time, which strangers can use up; before the next start: ulimit -n %d", limit.Cur, wantedFiles)
 	}
 	say("countersign %s   trust domain %s   %s", version, h.server.TrustDomain(), tilde(h.data))
 	say("  authority  root %s until %s, %s", key, ends.UTC().Format(time.DateOnly), origin)
