@@ -206,6 +206,10 @@ func (e *env) passphrase(file string) ([]byte, error) {
 	if err != nil {
 		return nil, &admin.Problem{Code: "file_not_found", Message: fmt.Sprintf("reading the passphrase in %s: %s", file, reason(err))}
 	}
+	if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
+		e.say("warning: others can read the passphrase in %s (%04o)", file, st.Mode().Perm())
+		e.say("hint: chmod 600 %s", file)
+	}
 	b = bytes.TrimRight(b, "\r\n")
 	if len(b) == 0 {
 		return nil, &admin.Problem{Code: "passphrase", Message: fmt.Sprintf("reading the passphrase in %s: it is empty", file)}
