@@ -17,6 +17,7 @@ func (rec *Record) AppendJSON(dst []byte) []byte {
 	o.str("id", rec.ID)
 	rec.common(&o)
 	rec.channel(&o)
+	rec.Subject.write(&o)
 	rec.operation(&o)
 	rec.decision(&o)
 	rec.issuance(&o)
@@ -63,6 +64,25 @@ func (rec *Record) channel(o *object) {
 	o.num("conn", rec.Conn)
 	o.addr("src_ip", rec.SrcIP)
 	o.num("src_port", uint64(rec.SrcPort))
+}
+
+func (s *Subject) write(o *object) {
+	if s == nil {
+		return
+	}
+	o.str("iss", s.Iss)
+	o.str("sub", s.Sub)
+	o.list("act", s.Act)
+	o.str("jti", s.JTI)
+	o.str("client_id", s.ClientID)
+	o.str("scopes", s.Scopes)
+	o.str("token_type", s.TokenType)
+	o.str("auth", s.Auth)
+	o.str("binding", s.Binding)
+	o.time("token_iat", s.TokenIat)
+	o.time("token_exp", s.TokenExp)
+	o.str("rti", s.RTI)
+	o.str("sid", s.SID)
 }
 
 func (rec *Record) operation(o *object) {
@@ -112,6 +132,10 @@ func (rec *Record) issuance(o *object) {
 	o.str("entry", rec.Entry)
 	o.bytes("replaces", rec.Replaces)
 	o.flag("clone", rec.Clone)
+	o.str("grant", rec.Grant)
+	o.str("audience", rec.Audience)
+	o.str("parent_jti", rec.ParentJTI)
+	o.str("kid", rec.KID)
 }
 
 func (rec *Record) control(o *object) {

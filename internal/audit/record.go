@@ -115,6 +115,9 @@ type Record struct {
 	SrcIP      netip.Addr `json:"src_ip"`
 	SrcPort    uint16     `json:"src_port"`
 
+	// Subject: what the request's token said, or the token that was issued. Nil: there was none.
+	*Subject
+
 	// Operation.
 	DstID       string        `json:"dst_id"`
 	DstInstance string        `json:"dst_instance"`
@@ -160,6 +163,10 @@ type Record struct {
 	Entry      string    `json:"entry"`
 	Replaces   []byte    `json:"-"`
 	Clone      bool      `json:"clone"`
+	Grant      string    `json:"grant"`      // client_credentials, token-exchange
+	Audience   string    `json:"audience"`   // of the token that was asked for
+	ParentJTI  string    `json:"parent_jti"` // of the subject token exchanged
+	KID        string    `json:"kid"`        // that signs, or signed
 
 	// Control.
 	Actor   string   `json:"actor"`
@@ -179,6 +186,24 @@ type Record struct {
 	Cause     string    `json:"cause"`
 	FromTime  time.Time `json:"from_time"`
 	ToTime    time.Time `json:"to_time"`
+}
+
+// Subject is a token in its claims (audit.md 2.2, fields 40 to 56), never in its text. Sub and
+// Act hold pseudonyms where they are people (Recorder.Pseudonym).
+type Subject struct {
+	Iss       string    `json:"iss"`
+	Sub       string    `json:"sub"`
+	Act       []string  `json:"act"` // outermost first
+	JTI       string    `json:"jti"`
+	ClientID  string    `json:"client_id"`
+	Scopes    string    `json:"scopes"`     // sorted, separated by blanks
+	TokenType string    `json:"token_type"` // at+jwt, external
+	Auth      string    `json:"auth"`       // mtls, private_key_jwt, client_secret, bearer
+	Binding   string    `json:"binding"`    // none, x5t, spiffe
+	TokenIat  time.Time `json:"token_iat"`
+	TokenExp  time.Time `json:"token_exp"`
+	RTI       string    `json:"rti"`
+	SID       string    `json:"sid"`
 }
 
 // Refused says whether the record is a refusal: what `why` explains, and what is kept in memory.

@@ -70,9 +70,10 @@ func TestDecisionIDVector(t *testing.T) {
 // fields are the names of audit.md 2.2 that Record has, in ascending id.
 const fields = `id kind seq time node boot trace span parent request_id repeat phase
 side peer_id claimed_id peer_serial peer_fp peer_issuer tls_version tls_group tls_suite alpn sni conn src_ip src_port
+iss sub act jti client_id scopes token_type auth binding token_iat token_exp rti sid
 dst_id dst_instance service proto method host route path query_keys status grpc_status req_bytes resp_bytes dur upstream_dur retries port close_reason error
 decision layer reason policy rule rev detail stale
-issued_kind issued_for serial cert_fp spki_fp not_before not_after ca_key attestor selectors entry replaces clone
+issued_kind issued_for serial cert_fp spki_fp not_before not_after ca_key attestor selectors entry replaces clone grant audience parent_jti kid
 actor action object old new why result summary
 after_seq lost_allow lost_deny lost_other cause from_time to_time`
 
@@ -110,7 +111,8 @@ func TestRecordEveryField(t *testing.T) {
 	if d := cmp.Diff(strings.Fields(fields), got); d != "" {
 		t.Errorf("keys (-want +got):\n%s", d)
 	}
-	if n := reflect.TypeFor[Record]().NumField(); n != len(got) {
+	// Subject is no field of its own but all of its own.
+	if n := reflect.TypeFor[Record]().NumField() - 1 + reflect.TypeFor[Subject]().NumField(); n != len(got) {
 		t.Errorf("Record has %d fields, %d were written", n, len(got))
 	}
 
@@ -138,11 +140,20 @@ func TestRecordEveryField(t *testing.T) {
 // fullRecord has a value in every field.
 func fullRecord(t *testing.T) Record {
 	t.Helper()
-	var rec Record
-	v := reflect.ValueOf(&rec).Elem()
+	rec := Record{Subject: &Subject{}}
+	fill(t, reflect.ValueOf(&rec).Elem())
+	rec.TLSVersion, rec.TLSGroup, rec.TLSSuite = 0x0304, 0x11EC, 0x1301
+	return rec
+}
+
+func fill(t *testing.T, v reflect.Value) {
+	t.Helper()
 	for i := range v.NumField() {
 		f := v.Field(i)
 		switch f.Interface().(type) {
+		case *Subject:
+			fill(t, f.Elem())
+			continue
 		case time.Time:
 			f.Set(reflect.ValueOf(time.Date(2026, 1, 2, 3, 4, 5, i+1, time.UTC)))
 			continue
@@ -171,8 +182,6 @@ func fullRecord(t *testing.T) Record {
 			t.Fatalf("field %s has a kind this test does not know", v.Type().Field(i).Name)
 		}
 	}
-	rec.TLSVersion, rec.TLSGroup, rec.TLSSuite = 0x0304, 0x11EC, 0x1301
-	return rec
 }
 
 func TestRecordValues(t *testing.T) {
@@ -202,7 +211,7 @@ func TestRecordValues(t *testing.T) {
 // A log of a newer program is read, a broken line is an error and leaves the record alone.
 func TestUnmarshalTolerant(t *testing.T) {
 	var rec Record
-	in := `{"kind":"request","mono":17,"act":["a|b"],"tls_group":"X448MLKEM4096","tls_version":"TLS 1.4","rule":2}`
+	in := `{"kind":"request","mono":17,"claims":["a=b"],"tls_group":"X448MLKEM4096","tls_version":"TLS 1.4","rule":2}`
 	if err := json.Unmarshal([]byte(in), &rec); err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	ringSize     = 8192                   // allowed records that may wait for the writer
-	ringReserve  = 2 * ringSize           // all records: refusals are the last to be dropped
+	ringSize    = 8192         // allowed records that may wait for the writer
+	ringReserve = 2 * ringSize // all records: refusals are the last to be dropped
+	// SyncEvery is how long what Write wrote may wait for the disk.
+	SyncEvery = 200 * time.Millisecond
+
 	flushEvery   = 100 * time.Millisecond // longest time that a record waits when the disk keeps up
 	refusalsKept = 10_000                 // refusals in memory
 	refusalBytes = 32 << 20               // and their memory
@@ -49,6 +52,8 @@ type Recorder struct {
 	full chan struct{} // so much waits that the writer should not
 	pen  chan struct{} // one token: who holds it writes (out, buf, spare, failing)
 
+	unsynced atomic.Bool // Write left something to the system since the last sync
+
 	out     *segments
 	buf     []byte
 	spare   []*Record
@@ -56,7 +61,8 @@ type Recorder struct {
 
 	mu       sync.Mutex // guards what follows; held for an append, never over I/O
 	pending  []*Record
-	commit   *commit
+	commit   *commit // awaited by Record: with a sync
+	written  *commit // awaited by Write: without
 	lost     loss
 	folds    folds
 	refusals refusals
@@ -66,7 +72,7 @@ type Recorder struct {
 	taps taps
 }
 
-// commit is one fsync, awaited by everyone whose record went into the batch before it.
+// commit is one turn of the writer, awaited by everyone whose record went into the batch before it.
 type commit struct {
 	done chan struct{}
 	err  error // readable once done is closed
@@ -230,6 +236,18 @@ func (r *Recorder) nudge(c chan struct{}) {
 // Record returns once rec is synced to the disk. Callers at the same time share a sync: while
 // one syncs, the others gather for the next. If ctx ends first, the record may yet be written.
 func (r *Recorder) Record(ctx context.Context, rec *Record) error {
+	return r.await(ctx, rec, &r.commit)
+}
+
+// Write returns once rec is in the file: a kill of this process does not lose it, a power cut
+// may lose what is younger than SyncEvery (audit.md 9, durable).
+func (r *Recorder) Write(ctx context.Context, rec *Record) error {
+	return r.await(ctx, rec, &r.written)
+}
+
+// await adds rec to the next batch and returns when the turn that slot stands for is over. What
+// slot points to is guarded by mu.
+func (r *Recorder) await(ctx context.Context, rec *Record, slot **commit) error {
 	r.complete(rec)
 	own := keepable(rec)
 
@@ -246,10 +264,10 @@ func (r *Recorder) Record(ctx context.Context, rec *Record) error {
 		r.refusals.add(own)
 	}
 	r.appendLocked(own) // beyond the bound of the ring: the callers wait, so they are the bound
-	if r.commit == nil {
-		r.commit = &commit{done: make(chan struct{})}
+	if *slot == nil {
+		*slot = &commit{done: make(chan struct{})}
 	}
-	mine := r.commit
+	mine := *slot
 	r.mu.Unlock()
 
 	select {
@@ -273,12 +291,17 @@ func (r *Recorder) Record(ctx context.Context, rec *Record) error {
 // Run writes what Add collects until ctx ends. It sleeps while there is nothing to write.
 func (r *Recorder) Run(ctx context.Context) error {
 	var folded <-chan time.Time // when the next folded record is due
+	synced := time.NewTicker(SyncEvery)
+	defer synced.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			r.turn()
 			return context.Cause(ctx)
 		case <-folded:
+		case <-synced.C:
+			r.syncWritten()
+			continue
 		case <-r.wake:
 			gather := time.NewTimer(flushEvery)
 			select {
@@ -292,6 +315,18 @@ func (r *Recorder) Run(ctx context.Context) error {
 		if due := r.turn(); !due.IsZero() {
 			folded = time.After(time.Until(due))
 		}
+	}
+}
+
+// syncWritten syncs what Write left to the system.
+func (r *Recorder) syncWritten() {
+	if !r.unsynced.Swap(false) {
+		return
+	}
+	r.pen <- struct{}{}
+	defer func() { <-r.pen }()
+	if err := r.out.sync(); err != nil {
+		r.report(err, 0)
 	}
 }
 

@@ -12,6 +12,7 @@ const chunk = 256 << 10 // bytes encoded before they are handed to the system
 type batch struct {
 	records []*Record
 	commit  *commit
+	written *commit
 	due     time.Time // when the next folded record is
 }
 
@@ -19,8 +20,8 @@ type batch struct {
 func (r *Recorder) take(now time.Time) batch {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := batch{records: r.pending, commit: r.commit}
-	r.pending, r.commit = r.spare[:0], nil
+	b := batch{records: r.pending, commit: r.commit, written: r.written}
+	r.pending, r.commit, r.written = r.spare[:0], nil, nil
 	r.spare = nil
 	for rec := range r.folds.ended(now, r.closed) {
 		rec.Seq = r.Next()
@@ -52,11 +53,16 @@ func (r *Recorder) write() (due time.Time) {
 		if len(buf) < chunk && i < len(b.records)-1 {
 			continue
 		}
-		if err := r.out.write(buf, b.commit != nil); err != nil {
+		if err := r.out.write(buf, b.commit != nil || b.written != nil); err != nil {
 			failure = err
 			r.forget(b.records[from:i+1], err)
 		}
 		buf, from = buf[:0], i+1
+	}
+	if b.written != nil {
+		r.unsynced.Store(true)
+		b.written.err = failure
+		close(b.written.done)
 	}
 	if b.commit != nil {
 		if failure == nil {
