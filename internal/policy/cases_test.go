@@ -1,13 +1,15 @@
 package policy
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 )
 
 // one is the short form of istio-semantics 13.1: a rule with one source and one operation.
 func one(s Source, o Operation) Rule {
 	var r Rule
-	if len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces)+len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 {
+	if usesPeer(s) || usesToken(s) {
 		r.From = []Source{s}
 	}
 	if usesHTTP(o) || len(o.Ports)+len(o.NotPorts) > 0 {
@@ -40,6 +42,15 @@ type asked struct {
 	path   string
 	host   string
 	tcp    bool
+	http2  bool
+
+	jwt     string   // verified claims
+	token   *card    // the same, where JSON is not enough
+	headers []string // name=value, a line each
+	query   string   // behind the ?; "?" is an empty one
+	cut     bool     // a token was taken out of it
+	claimed string   // a scheme of the request's own
+	socket  bool     // a WebSocket upgrade
 }
 
 func as(nsSA string) string {
@@ -81,6 +92,24 @@ func (a asked) request() *Request {
 	if w := wideOf(r.Path); w != r.Path {
 		r.Wide = w
 	}
+	r.Scheme = "http"
+	if a.id != "" {
+		r.Scheme = "https"
+	}
+	if a.token != nil {
+		r.Token = a.token
+	} else if a.jwt != "" {
+		r.Token = jwt(a.jwt)
+	}
+	for _, h := range a.headers {
+		name, value, _ := strings.Cut(h, "=")
+		if r.Header == nil {
+			r.Header = http.Header{}
+		}
+		http.Header(r.Header).Add(name, value)
+	}
+	r.Query, r.HasQuery = strings.TrimPrefix(a.query, "?"), a.query != ""
+	r.QueryCut, r.ClaimedScheme, r.HTTP2, r.WebSocket = a.cut, a.claimed, a.http2, a.socket
 	return r
 }
 

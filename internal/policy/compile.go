@@ -14,7 +14,8 @@ import (
 type Compiled struct {
 	set      Set
 	policies []attachable
-	modes    []PeerAuthentication // in the order of istio-semantics 4.2
+	tokens   []RequestAuthentication // in the order of their objects
+	modes    []PeerAuthentication    // in the order of istio-semantics 4.2
 
 	mu       sync.Mutex          // guards programs, for a look-up or an insert
 	programs map[string]*Program // by the list of what applies; at most maxPrograms
@@ -36,7 +37,16 @@ type rule struct {
 	verdict Verdict     // what it answers when it decides
 	from    []source    // empty: anybody
 	to      []operation // empty: anything
-	http    bool        // some operation looks at an HTTP attribute
+
+	// The conditions, every one of which must hold: on the peer, the port and the request.
+	peer  []source
+	ports []operation
+	when  []condition
+
+	conn   bool       // a connection decides one of its conditions
+	http   bool       // something in it looks at an HTTP attribute
+	token  bool       // something in it speaks of the request identity
+	unread *Condition // one that nobody can judge
 }
 
 func (r *rule) positive() reading { return reading(!r.verdict.Allow) }
@@ -52,7 +62,8 @@ type source struct {
 	principals, notPrincipals identities
 	namespaces, notNamespaces identities
 	accounts, notAccounts     identities
-	conservative              bool // nothing in it could be read: true in DENY, false in ALLOW
+	token                     *pairLists // requestPrincipals, the one part that a connection does not decide; nil: not written
+	conservative              bool       // nothing in it could be read: true in DENY, false in ALLOW
 }
 
 // operation is AND over its lists.
@@ -78,6 +89,7 @@ func Compile(set Set) (*Compiled, []Fault) {
 	c := &Compiled{set: set, programs: map[string]*Program{}}
 	b := &compiler{own: set.TrustDomain}
 	b.sortedPolicies(c)
+	c.tokens = sortedTokens(set.RequestAuth)
 	b.sortedModes(c)
 	return c, b.faults
 }
@@ -164,14 +176,23 @@ func (b *compiler) compile(deny bool, r *Rule) *rule {
 	}
 	for i := range r.From {
 		b.entry = i
-		out.from = append(out.from, b.source(out.positive(), &r.From[i]))
+		s := b.source(out.positive(), &r.From[i])
+		out.from = append(out.from, s)
+		out.token = out.token || s.token != nil
 	}
+	out.http = out.token
 	for i := range r.To {
 		b.entry = i
 		op := b.operation(out.positive(), &r.To[i])
 		out.to = append(out.to, op)
 		out.http = out.http || op.http
 	}
+	for i := range r.When {
+		b.entry = i
+		b.condition(out, &r.When[i])
+	}
+	out.http = out.http || len(out.when) > 0
+	out.conn = out.unread != nil || len(out.peer)+len(out.ports) > 0
 	return out
 }
 
@@ -184,6 +205,7 @@ func (b *compiler) source(pos reading, s *Source) source {
 		notNamespaces: b.namespaces(atSource+".notNamespaces", neg, s.NotNamespaces),
 		accounts:      b.accounts(atSource+".serviceAccounts", pos, s.ServiceAccounts),
 		notAccounts:   b.accounts(atSource+".notServiceAccounts", neg, s.NotServiceAccounts),
+		token:         b.requestPrincipals(atSource+".requestPrincipals", atSource+".notRequestPrincipals", pos, s.RequestPrincipals, s.NotRequestPrincipals),
 	}
 	if !out.restricts() {
 		b.fault(b.path(atSource), "an empty source")
@@ -194,7 +216,7 @@ func (b *compiler) source(pos reading, s *Source) source {
 
 func (s *source) restricts() bool {
 	return len(s.principals.any)+len(s.notPrincipals.any)+len(s.namespaces.any)+
-		len(s.notNamespaces.any)+len(s.accounts.any)+len(s.notAccounts.any) > 0
+		len(s.notNamespaces.any)+len(s.accounts.any)+len(s.notAccounts.any) > 0 || s.token != nil
 }
 
 func (b *compiler) principals(list []string) identities {

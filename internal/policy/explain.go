@@ -39,7 +39,7 @@ type Miss struct {
 
 // FieldMiss is one field of a miss.
 type FieldMiss struct {
-	Field  string   // "method", "path", "principal", "host", "port", "namespace", "service account"
+	Field  string   // "method", "path", "principal", "claim role", "header x-tenant", …
 	Allows []string // at most three; of a negated list "not <value>"
 	More   int      // how many there are beyond
 	Got    string   // "(absent)" where there is nothing
@@ -49,6 +49,7 @@ type FieldMiss struct {
 const (
 	weightName     = 2 // method, host, port
 	weightPath     = 3
+	weightToken    = 3 // request principal, and a condition on what it or a header says
 	weightSpace    = 4 // namespace
 	weightIdentity = 5 // principal, service account
 
@@ -86,7 +87,7 @@ func (p *Program) Explain(c Conn, r *Request) Explanation {
 func matching(rules []residue, q *question) []*rule {
 	var out []*rule
 	for i := range rules {
-		if r := &rules[i]; (r.op == nil || r.op.matches(q)) && (len(out) == 0 || out[len(out)-1] != r.rule) {
+		if r := &rules[i]; r.matches(q) && (len(out) == 0 || out[len(out)-1] != r.rule) {
 			out = append(out, r.rule)
 		}
 	}
@@ -127,6 +128,11 @@ func (p *Program) readAs(r *rule, c Conn, q *question) string {
 	plain.bare = q.host
 	if !r.matchesAt(&who, c, &plain) {
 		return q.host + " read as " + q.bare
+	}
+	for i := range r.when {
+		if text := r.when[i].readAs(q); text != "" {
+			return text
+		}
 	}
 	return r.readIdentity(&who)
 }
@@ -191,18 +197,21 @@ func (p *Program) nearest(c Conn, q *question) []Miss {
 // is found alone.
 func (r *rule) miss(who *caller, c Conn, q *question) Miss {
 	m := Miss{Policy: r.verdict.Policy, Rule: r.verdict.Rule, Pos: r.verdict.Pos, WrittenBy: r.verdict.WrittenBy}
+	// On TCP a rule with an HTTP attribute anywhere is dropped: these attributes are why.
+	dropped := !c.HTTP && r.http
 	sources := make([][]FieldMiss, 0, len(r.from))
 	for i := range r.from {
-		sources = append(sources, r.from[i].misses(who))
+		if s := &r.from[i]; !dropped || s.token != nil {
+			sources = append(sources, append(s.misses(who), s.token.misses(c, q)...))
+		}
 	}
 	operations := make([][]FieldMiss, 0, len(r.to))
 	for i := range r.to {
-		// On TCP a rule with an HTTP attribute anywhere is dropped: these attributes are why.
-		if op := &r.to[i]; c.HTTP || !r.http || op.http {
+		if op := &r.to[i]; !dropped || op.http {
 			operations = append(operations, op.misses(c, q))
 		}
 	}
-	m.Fields = append(least(sources), least(operations)...)
+	m.Fields = slices.Concat(least(sources), least(operations), r.conditionMisses(who, c, q))
 	m.Cost = cost(m.Fields)
 	slices.SortStableFunc(m.Fields, func(x, y FieldMiss) int { return cmp.Compare(weight(y.Field), weight(x.Field)) })
 	return m
@@ -227,14 +236,16 @@ func cost(fields []FieldMiss) (sum int) {
 
 func weight(field string) int {
 	switch field {
+	case fieldMethod, fieldHost, fieldPort:
+		return weightName
 	case fieldPath:
 		return weightPath
 	case fieldNamespace:
 		return weightSpace
-	case fieldPrincipal, fieldAccount:
+	case fieldPrincipal, fieldAccount, fieldCondition:
 		return weightIdentity
 	}
-	return weightName
+	return weightToken
 }
 
 func (s *source) misses(who *caller) (out []FieldMiss) {

@@ -51,6 +51,37 @@ type Request struct {
 	Host   string // as sent, with port; "" is absent (HTTP/1.0 without Host)
 	Path   string // normalized, without query; "" is absent (CONNECT)
 	Wide   string // the wide form of Path (istio-semantics 7.8.2); "" is the same as Path
+
+	Token Token // what its verified token says; nil: it has none
+	// Header is what policy may see: after hygiene, and after the effects of the token (6.4).
+	// Its keys are spelled as in an http.Header.
+	Header map[string][]string
+
+	// What the keys request.headers[:path], [:scheme] and [x-request-id] are made of (7.5.1, 7.6).
+	Query         string // behind the ?, as sent; of HTTP/1 and 2
+	HasQuery      bool   // a ? was there
+	QueryCut      bool   // a token was taken out of the query
+	Scheme        string // of the connection: https or http
+	ClaimedScheme string // HTTP/2: :scheme as sent; HTTP/1: that of an absolute-form target; "" if there is none
+	HTTP2         bool
+	WebSocket     bool // a complete upgrade: the one case in which upgrade exists
+}
+
+// Token is what policy reads in a verified token; *jose.Token is one. Nothing in it is copied
+// or changed.
+type Token interface {
+	Issuer() string
+	Subject() string
+	// Upstream is the origin pair oiss, osub of an own token; empty in any other token.
+	Upstream() (iss, sub string)
+	Audience() []string
+	// Presenter is azp; of own tokens client_id.
+	Presenter() string
+	// Actors are the subjects of act, outermost first; of own tokens alone.
+	Actors() []string
+	// Claim is the text, or the texts of a list, at a path of names; nil where there is none.
+	// What else a claim may be (number, boolean, object) never matches.
+	Claim(path []string) []string
 }
 
 // The layer of every verdict here, and its reasons (audit.md 2.3).
@@ -68,6 +99,8 @@ const (
 	fieldPort         = "port"
 	fieldMethod       = "method"
 	fieldPath         = "path"
+	fieldToken        = "request principal"
+	fieldCondition    = "condition" // that nobody can judge
 	absent            = "(absent)"
 	defaultRoot       = "istio-system"
 	defaultDomain     = "cluster.local" // in a five-part principal: our own (istio-semantics 7.10)

@@ -1,7 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
 	"testing"
 )
 
@@ -12,6 +16,25 @@ type fuzzed struct {
 	Port      uint16
 	HTTP      bool
 	Request   Request
+	Claims    map[string]any // nil: no token
+	Own       bool
+}
+
+// request gives what the parser of messages and the token step hand over: header names in
+// their spelling, a scheme, claims of the right types.
+func (in *fuzzed) request() *Request {
+	r := in.Request
+	header := http.Header{}
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		for _, line := range r.Header[name] {
+			header.Add(name, line)
+		}
+	}
+	r.Header, r.Scheme = header, cmp.Or(r.Scheme, "http")
+	if in.Claims != nil {
+		r.Token = newCard(in.Claims, in.Own)
+	}
+	return &r
 }
 
 // FuzzDecide: whatever set of policies, the engine never panics, says what the reference
@@ -24,6 +47,9 @@ func FuzzDecide(f *testing.F) {
 		in := fuzzed{Namespace: "shop", Port: c.Port, HTTP: c.HTTP, Request: m.request()}
 		if c.Peer != nil {
 			in.ID = c.Peer.Principal
+		}
+		if t, ok := in.Request.Token.(*card); ok {
+			in.Claims, in.Own, in.Request.Token = t.Claims, t.Own, nil
 		}
 		ask, _ := json.Marshal(in)
 		f.Add(set, ask)
@@ -46,8 +72,9 @@ func FuzzDecide(f *testing.F) {
 			program.May(p, []uint16{in.Port})
 		}
 		bound := program.Bind(c)
-		got := bound.Decide(&in.Request)
-		if e := program.Explain(c, &in.Request); e.Verdict != got {
+		q := in.request()
+		got := bound.Decide(q)
+		if e := program.Explain(c, q); e.Verdict != got {
 			t.Errorf("explained as %+v, decided %+v", e.Verdict, got)
 		}
 		for i := range set.Policies {
@@ -58,7 +85,7 @@ func FuzzDecide(f *testing.F) {
 				return // the reference knows no other action
 			}
 		}
-		if want := ref.decide(Destination{Namespace: in.Namespace, Labels: map[string]string{"app": "web"}}, c, in.Request); !sameAnswer(got, want) {
+		if want := ref.decide(Destination{Namespace: in.Namespace, Labels: map[string]string{"app": "web"}}, c, *q); !sameAnswer(got, want) {
 			t.Errorf("engine %+v, reference %+v\n%s\n%s", got, want, policies, request)
 		}
 	})

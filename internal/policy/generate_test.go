@@ -21,7 +21,7 @@ func newMaker(seed uint64) maker {
 // poolBad are the values that package resource refuses, and what Istio refuses: policies with
 // them have a conservative form, but no literal answer.
 var poolBad = []string{
-	"x)|(y", "[", "shop/", "we(b", "99999", "http", "/{x}", "/v1/{**}/{*}", "/v1{*}", "/v1//{*}", "/v1/{*}*",
+	"", "x)|(y", "[", "shop/", "we(b", "99999", "http", "/{x}", "/v1/{**}/{*}", "/v1{*}", "/v1//{*}", "/v1/{*}*",
 }
 
 var (
@@ -81,6 +81,7 @@ func (m maker) source() Source {
 		Principals: m.some(poolPrincipals, 2), NotPrincipals: m.some(poolPrincipals, 6),
 		Namespaces: m.some(poolNamespaces, 4), NotNamespaces: m.some(poolNamespaces, 6),
 		ServiceAccounts: m.some(poolAccounts, 6), NotServiceAccounts: m.some(poolAccounts, 8),
+		RequestPrincipals: m.some(poolPairPats, 5), NotRequestPrincipals: m.some(poolPairPats, 8),
 	}
 }
 
@@ -95,14 +96,23 @@ func (m maker) operation() Operation {
 
 func (m maker) rule() Rule {
 	var r Rule
-	for range m.IntN(3) {
+	sources, operations, conditions := m.IntN(3), m.IntN(3), max(0, m.IntN(5)-2)
+	if m.IntN(4) == 0 { // so that much hangs on one condition
+		sources, operations, conditions = 0, 0, 1
+	}
+	for range sources {
 		if s := m.source(); !m.clean || !reflect.DeepEqual(s, Source{}) {
 			r.From = append(r.From, s)
 		}
 	}
-	for range m.IntN(3) {
+	for range operations {
 		if o := m.operation(); !m.clean || !reflect.DeepEqual(o, Operation{}) {
 			r.To = append(r.To, o)
+		}
+	}
+	for range conditions {
+		if w := m.condition(); !m.clean || len(w.Values)+len(w.NotValues) > 0 {
+			r.When = append(r.When, w)
 		}
 	}
 	return r
@@ -148,6 +158,7 @@ func (m maker) conn() Conn {
 
 func (m maker) request() Request {
 	r := Request{Method: pick(m, poolMethods), Host: pick(m, poolHosts), Path: pick(m, poolPaths)}
+	m.describe(&r)
 	if w := wideOf(r.Path); w != r.Path {
 		r.Wide = w
 	}

@@ -70,6 +70,12 @@ func (p *pattern) matches(s string) bool {
 	return false
 }
 
+// matchesText is matches for what a token says: narrow, the star stops at a line feed, since
+// Istio's is .+ (istio-semantics 7.3, 7.6).
+func (p *pattern) matchesText(s string, read reading) bool {
+	return p.matches(s) && (p.kind != present || read == wide || strings.IndexByte(s, '\n') < 0)
+}
+
 // matchesFold is matches for hosts: p.text is lower case, and case is folded in ASCII only,
 // as Envoy folds it (strings.EqualFold would take U+212A for a k).
 func (p *pattern) matchesFold(s string) bool {

@@ -17,7 +17,8 @@ type Grant struct {
 	NotHosts   []string
 	Ports      []string
 	NotPorts   []string
-	Policy     string // "ns/name"
+	If         []string // what must hold besides, every one: "claim role is admin"
+	Policy     string   // "ns/name"
 	Rule       int
 	Pos        Pos
 	WrittenBy  string
@@ -34,16 +35,21 @@ func (p *Program) May(peer Peer, ports []uint16) []Grant {
 	var out []Grant
 	for _, rules := range [][]*rule{p.allow, p.deny} {
 		for _, r := range rules {
-			if r.matchesPeer(&who) {
-				out = append(out, r.grants(ports)...)
+			if from, ok := r.matchesPeer(&who); ok && r.mayHold(&who, ports) {
+				out = append(out, r.grants(ports, r.terms(from))...)
 			}
 		}
 	}
 	return out
 }
 
-func (r *rule) grants(ports []uint16) []Grant {
-	base := Grant{Action: Deny, Policy: r.verdict.Policy, Rule: r.verdict.Rule, Pos: r.verdict.Pos, WrittenBy: r.verdict.WrittenBy}
+// mayHold is matchesConn for a peer at any of several ports; none are all.
+func (r *rule) mayHold(who *caller, ports []uint16) bool {
+	return r.matchesCaller(who) && (len(ports) == 0 || slices.ContainsFunc(ports, r.matchesPort))
+}
+
+func (r *rule) grants(ports []uint16, terms []string) []Grant {
+	base := Grant{Action: Deny, If: terms, Policy: r.verdict.Policy, Rule: r.verdict.Rule, Pos: r.verdict.Pos, WrittenBy: r.verdict.WrittenBy}
 	if r.verdict.Allow {
 		base.Action = Allow
 	}

@@ -11,6 +11,11 @@
 // Istio, and no allocation per decision.
 package policy
 
+import (
+	"encoding/json"
+	"time"
+)
+
 // Pos is a place in a file somebody wrote. The zero Pos is unknown.
 type Pos struct {
 	File string `json:"file,omitempty"`
@@ -39,11 +44,19 @@ type Policy struct {
 	Pos       Pos               `json:"pos"`
 }
 
-// Rule matches when one of From and one of To match; an empty list is true.
+// Rule matches when one of From, one of To and all of When match; an empty list is true.
 type Rule struct {
 	From []Source    `json:"from,omitempty"`
 	To   []Operation `json:"to,omitempty"`
+	When []Condition `json:"when,omitempty"` // every one must hold
 	Pos  Pos         `json:"pos"`
+}
+
+// Condition restricts one attribute (istio-semantics 7.5): one of Values, and none of NotValues.
+type Condition struct {
+	Key       string   `json:"key"`
+	Values    []string `json:"values,omitempty"`
+	NotValues []string `json:"notValues,omitempty"`
 }
 
 // Source restricts the peer: fields are joined by AND, the values of one by OR.
@@ -54,6 +67,9 @@ type Source struct {
 	NotNamespaces      []string `json:"notNamespaces,omitempty"`
 	ServiceAccounts    []string `json:"serviceAccounts,omitempty"`
 	NotServiceAccounts []string `json:"notServiceAccounts,omitempty"`
+
+	RequestPrincipals    []string `json:"requestPrincipals,omitempty"`
+	NotRequestPrincipals []string `json:"notRequestPrincipals,omitempty"`
 }
 
 // Operation restricts the request: fields are joined by AND, the values of one by OR.
@@ -90,12 +106,52 @@ type PeerAuthentication struct {
 	Pos       Pos               `json:"pos"`
 }
 
+// RequestAuthentication says which tokens the workloads it selects take (istio-semantics 6).
+type RequestAuthentication struct {
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	Selector  map[string]string `json:"selector,omitempty"`
+	Rules     []TokenRule       `json:"rules,omitempty"`
+	Created   int64             `json:"created"` // first-applied order, which orders its rules among others
+	Pos       Pos               `json:"pos"`
+}
+
+// TokenRule is one of its jwtRules.
+type TokenRule struct {
+	Issuer        string          `json:"issuer,omitempty"` // empty: any
+	Audiences     []string        `json:"audiences,omitempty"`
+	JWKSURI       string          `json:"jwksUri,omitempty"`
+	JWKS          json.RawMessage `json:"jwks,omitempty"` // neither: discovery
+	Headers       []TokenHeader   `json:"fromHeaders,omitempty"`
+	Params        []string        `json:"fromParams,omitempty"`
+	Cookies       []string        `json:"fromCookies,omitempty"`
+	PayloadHeader string          `json:"outputPayloadToHeader,omitempty"`
+	ClaimHeaders  []ClaimHeader   `json:"outputClaimToHeaders,omitempty"`
+	Forward       bool            `json:"forwardOriginalToken,omitempty"`
+	Timeout       time.Duration   `json:"timeout,omitempty"` // of a retrieval; 0 is 5 s
+	Split         []string        `json:"spaceDelimitedClaims,omitempty"`
+	Pos           Pos             `json:"pos"`
+}
+
+// TokenHeader is a header that a token may stand in, behind a prefix.
+type TokenHeader struct {
+	Name   string `json:"name"`
+	Prefix string `json:"prefix,omitempty"`
+}
+
+// ClaimHeader is a header that a claim is copied into; Claim is split at dots.
+type ClaimHeader struct {
+	Header string `json:"header"`
+	Claim  string `json:"claim"`
+}
+
 // Set is everything that decides at one revision.
 type Set struct {
-	TrustDomain   string               `json:"trustDomain"`
-	RootNamespace string               `json:"rootNamespace"`
-	DefaultMode   Mode                 `json:"defaultMode"` // Unset means STRICT
-	Policies      []Policy             `json:"policies"`
-	PeerAuth      []PeerAuthentication `json:"peerAuth"`
-	Revision      [32]byte             `json:"-"` // SHA-256 of what decides, see package resource
+	TrustDomain   string                  `json:"trustDomain"`
+	RootNamespace string                  `json:"rootNamespace"`
+	DefaultMode   Mode                    `json:"defaultMode"` // Unset means STRICT
+	Policies      []Policy                `json:"policies"`
+	PeerAuth      []PeerAuthentication    `json:"peerAuth"`
+	RequestAuth   []RequestAuthentication `json:"requestAuth"`
+	Revision      [32]byte                `json:"-"` // SHA-256 of what decides, see package resource
 }

@@ -47,18 +47,18 @@ func (c *Compiled) For(d Destination) *Program {
 	if p, ok := c.programs[string(key)]; ok {
 		return p
 	}
-	p := c.program(applied, modes)
+	p := c.program(d, applied, modes)
 	if len(c.programs) < maxPrograms {
 		c.programs[string(key)] = p
 	}
 	return p
 }
 
-func (c *Compiled) program(applied []*attachable, modes [3]int) *Program {
+func (c *Compiled) program(d Destination, applied []*attachable, modes [3]int) *Program {
 	p := &Program{own: c.set.TrustDomain}
 	for _, a := range applied {
 		if a.deny {
-			p.deny = append(p.deny, a.rules...)
+			p.deny = append(p.deny, a.holding(d)...)
 			continue
 		}
 		// An ALLOW policy counts as attached even if no rule of it can match.
@@ -76,6 +76,22 @@ func (c *Compiled) attached(a *attachable, d Destination) bool {
 	p := a.policy
 	reaches := p.Namespace == c.set.RootNamespace && (d.Namespace != reservedNamespace || a.deny)
 	return (reaches || p.Namespace == d.Namespace) && selects(p.Selector, d.Labels)
+}
+
+// holding gives the rules of a DENY that hold at d. "Nobody without a token" from the root
+// namespace would shut out all who come to namespace countersign for one (istio-semantics 4.1).
+// Programs of that namespace are shared with no other: its modes are in their key.
+func (a *attachable) holding(d Destination) []*rule {
+	if d.Namespace != reservedNamespace || a.policy.Namespace == d.Namespace {
+		return a.rules
+	}
+	var out []*rule
+	for _, r := range a.rules {
+		if !r.token {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 func selects(selector, labels map[string]string) bool {

@@ -55,6 +55,9 @@ func (n naive) decide(d Destination, c Conn, q Request) Verdict {
 		}
 		for i := range p.Rules {
 			if p.Action == "DENY" {
+				if d.Namespace == "countersign" && p.Namespace != d.Namespace && usesIdentity(p.Rules[i]) {
+					continue // a root DENY that speaks of the request identity (istio-semantics 4.1)
+				}
 				deny = append(deny, numbered{p, i})
 			} else {
 				allow = append(allow, numbered{p, i})
@@ -108,12 +111,19 @@ func usesHTTP(o Operation) bool {
 // rule: OR of from AND OR of to. For TCP by istio-semantics 7.9.1.
 func (n naive) rule(r numbered, deny bool, c Conn, q Request) bool {
 	from, to := r.p.Rules[r.index].From, r.p.Rules[r.index].To
-	if !c.HTTP && !deny && slices.ContainsFunc(to, usesHTTP) {
+	when := r.p.Rules[r.index].When
+	if !c.HTTP && !deny && (slices.ContainsFunc(to, usesHTTP) || slices.ContainsFunc(from, usesToken) ||
+		slices.ContainsFunc(when, func(w Condition) bool { return strings.HasPrefix(w.Key, "request.") })) {
 		return false
+	}
+	for _, w := range when {
+		if !n.condition(w, r.p.Namespace, deny, c, q) {
+			return false
+		}
 	}
 	source := len(from) == 0
 	for _, s := range from {
-		source = source || n.source(s, r.p.Namespace, deny, c.Peer)
+		source = source || n.source(s, r.p.Namespace, deny, c, q)
 	}
 	operation := len(to) == 0
 	for _, o := range to {
@@ -122,17 +132,24 @@ func (n naive) rule(r numbered, deny bool, c Conn, q Request) bool {
 	return source && operation
 }
 
-func (n naive) source(s Source, ns string, deny bool, peer *Peer) bool {
-	if len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces)+len(s.ServiceAccounts)+len(s.NotServiceAccounts) == 0 {
+func usesPeer(s Source) bool {
+	return len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces)+len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0
+}
+
+func (n naive) source(s Source, ns string, deny bool, c Conn, q Request) bool {
+	if !usesPeer(s) && !usesToken(s) {
 		return deny
 	}
-	ok := true
+	ok, peer := true, c.Peer
 	both := func(values, not []string, match func(v string, wide bool) bool) {
 		ok = ok && listed(values, not, deny, match)
 	}
 	both(s.Principals, s.NotPrincipals, func(v string, wide bool) bool { return n.principal(v, wide, peer) })
 	both(s.Namespaces, s.NotNamespaces, func(v string, wide bool) bool { return n.namespace(v, wide, peer) })
 	both(s.ServiceAccounts, s.NotServiceAccounts, func(v string, wide bool) bool { return n.account(v, ns, wide, peer) })
+	if c.HTTP { // else the field is true in DENY, and the ALLOW rule was dropped
+		both(s.RequestPrincipals, s.NotRequestPrincipals, func(v string, wide bool) bool { return n.requestPrincipal(v, wide, q) })
+	}
 	return ok
 }
 
@@ -281,19 +298,21 @@ func (n naive) operation(o Operation, deny bool, c Conn, q Request) bool {
 	if !usesHTTP(o) && len(o.Ports)+len(o.NotPorts) == 0 {
 		return deny
 	}
-	ok := listed(o.Ports, o.NotPorts, deny, func(v string, wide bool) bool {
-		i, err := strconv.Atoi(v)
-		if err != nil || i < 0 || i > 65535 || v[0] == '+' || v[0] == '-' {
-			return wide
-		}
-		return i == int(c.Port)
-	})
+	ok := listed(o.Ports, o.NotPorts, deny, func(v string, wide bool) bool { return port(v, wide, c) })
 	if !c.HTTP {
 		return ok
 	}
 	return ok && listed(o.Methods, o.NotMethods, deny, func(v string, _ bool) bool { return star(v, q.Method) }) &&
 		listed(o.Hosts, o.NotHosts, deny, func(v string, wide bool) bool { return n.host(v, wide, q.Host) }) &&
 		listed(o.Paths, o.NotPaths, deny, func(v string, wide bool) bool { return n.path(v, wide, q) })
+}
+
+func port(v string, wide bool, c Conn) bool {
+	i, err := strconv.Atoi(v)
+	if err != nil || i < 0 || i > 65535 || v[0] == '+' || v[0] == '-' {
+		return wide
+	}
+	return i == int(c.Port)
 }
 
 var (

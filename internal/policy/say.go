@@ -1,6 +1,9 @@
 package policy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Say puts a policy into one sentence with its AND and OR spelled out, so that a rule that
 // says something else than was meant is seen (istio-semantics 14): "web may GET /orders/{*}".
@@ -30,7 +33,42 @@ type speaker struct {
 	deny              bool
 }
 
+// rule puts its conditions first, so that they are seen to govern all that follows.
 func (s *speaker) rule(r *Rule) string {
+	if len(r.When) == 0 {
+		return s.act(r)
+	}
+	conditions := make([]string, len(r.When))
+	for i := range r.When {
+		conditions[i] = s.condition(&r.When[i])
+	}
+	return "if " + strings.Join(conditions, " and ") + ", " + s.act(r)
+}
+
+// condition names attribute and values as explanations do; of an unknown key it says what is
+// written.
+func (s *speaker) condition(c *Condition) string {
+	k, err := parseKey(c.Key)
+	if err != nil {
+		return clause(c.Key, c.Values, c.NotValues)
+	}
+	short := func(list []string) []string {
+		out := slices.Clone(list)
+		for i, v := range out {
+			switch {
+			case v == "*":
+			case k.of == ofPrincipal:
+				out[i] = s.principal(v)
+			case k.of == ofAccount:
+				out[i] = s.account(v)
+			}
+		}
+		return out
+	}
+	return clause(k.field(), short(c.Values), short(c.NotValues))
+}
+
+func (s *speaker) act(r *Rule) string {
 	if len(r.From) == 0 && len(r.To) == 0 {
 		if s.deny {
 			return "everything is denied"
@@ -90,7 +128,7 @@ func (s *speaker) source(src *Source, several bool) string {
 		for i, v := range l.values {
 			names[i] = l.name(v)
 		}
-		text := anyOf(names, fields > 1 || l.not)
+		text := anyOf(names, fields+len(src.RequestPrincipals)+len(src.NotRequestPrincipals) > 1 || l.not)
 		switch {
 		case l.not && len(parts) == 0 && text == anyIdentity:
 			text = "anybody without an identity"
@@ -102,10 +140,29 @@ func (s *speaker) source(src *Source, several bool) string {
 		parts = append(parts, text)
 	}
 	text := strings.Join(parts, " and ")
-	if several && len(parts) > 1 {
+	if text == "" {
+		text = "anybody"
+	}
+	without := " without a token"
+	if len(src.RequestPrincipals) > 0 {
+		without = " but not one"
+	}
+	token := tokenWords(" with a token", src.RequestPrincipals) + tokenWords(without, src.NotRequestPrincipals)
+	text += token
+	if several && (len(parts) > 1 || token != "") {
 		return "(" + text + ")"
 	}
 	return text
+}
+
+func tokenWords(words string, list []string) string {
+	switch {
+	case len(list) == 0:
+		return ""
+	case len(list) == 1 && list[0] == "*":
+		return words
+	}
+	return words + " of " + anyOf(list, true)
 }
 
 // principal shortens exact names of our own workloads only.

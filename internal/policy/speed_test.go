@@ -45,6 +45,77 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// conditioned is many, with a token or a header in every rule: nothing of it may cost more
+// than looking.
+func conditioned(n int) (*Program, Conn, *Request) {
+	p := allow()
+	for i := range n {
+		r := one(Source{Principals: []string{"prod.example/ns/shop/*"}, RequestPrincipals: []string{fmt.Sprintf("https://id%d/*", i), "*u1"}},
+			Operation{Methods: []string{"GET"}, Paths: []string{"/v1/*"}})
+		r.When = []Condition{
+			{Key: "request.auth.claims[scope]", Values: []string{fmt.Sprintf("orders:%d", i)}},
+			{Key: "request.auth.audiences", Values: []string{"api"}},
+			{Key: "request.auth.presenter", NotValues: []string{"evil"}},
+			{Key: "request.headers[x-tier]", Values: []string{"gold", "silver*"}},
+			{Key: "request.headers[:path]", NotValues: []string{"*/export?all=1"}},
+			{Key: "request.headers[:scheme]", Values: []string{"https"}},
+			{Key: "request.headers[:method]", NotValues: []string{"PUT"}},
+			{Key: "request.headers[x-forwarded-proto]", Values: []string{"https"}},
+			{Key: "request.headers[x-request-id]", Values: []string{"*"}},
+			{Key: "source.namespace", Values: []string{"shop"}},
+		}
+		p.Rules = append(p.Rules, r)
+	}
+	d := deny(noTokens("*"), header("cookie", "debug=1"), header("upgrade", "*"), claim("role", "evil"))
+	compiled, _ := Compile(Set{TrustDomain: "prod.example", Policies: []Policy{p, d}})
+	scopes := []any{"read", fmt.Sprintf("orders:%d", n-1)}
+	a := asked{id: as("shop/web"), path: "/v1/a", query: "b=1", headers: []string{"x-tier=silver1", "x-tier=silver2", "cookie=a=1", "cookie=b=2"},
+		token: newCard(map[string]any{"iss": "https://id", "sub": "u1", "aud": "api", "scope": scopes, "azp": "app"}, false)}
+	return compiled.For(shopAPI), a.conn(), a.request()
+}
+
+func TestDecideWithConditionsDoesNotAllocate(t *testing.T) {
+	p, c, q := conditioned(50)
+	with := func(change func(*Request)) *Request { r := *q; change(&r); return &r }
+	for _, c := range []struct {
+		q    *Request
+		want string
+		rule int
+	}{
+		{q, ReasonAllowRule, 49},
+		{with(func(r *Request) { r.Token = nil }), ReasonDenyRule, 0},
+		{with(func(r *Request) { r.Header = map[string][]string{"Cookie": {"a=1", "debug=1"}} }), ReasonDenyRule, 1},
+		{with(func(r *Request) { r.WebSocket = true }), ReasonDenyRule, 2},
+		{with(func(r *Request) { r.Header = nil }), ReasonNoRule, -1},
+		{with(func(r *Request) { r.Scheme = "http" }), ReasonNoRule, -1},
+		{with(func(r *Request) { r.QueryCut = true }), ReasonNoRule, -1},
+	} {
+		b := p.Bind(asked{id: as("shop/web")}.conn())
+		if v := b.Decide(c.q); v.Reason != c.want || v.Rule != c.rule {
+			t.Errorf("got %+v, want %s of rule %d", v, c.want, c.rule)
+		}
+		if n := testing.AllocsPerRun(100, func() { b.Decide(c.q) }); n != 0 {
+			t.Errorf("%s: %v allocations a decision", c.want, n)
+		}
+	}
+	if b := p.Bind(c); len(b.allow) != 50 {
+		t.Errorf("%d rules left", len(b.allow))
+	}
+}
+
+func BenchmarkDecideConditions(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p, c, q := conditioned(n)
+			bound := p.Bind(c)
+			b.ReportAllocs()
+			for b.Loop() {
+				bound.Decide(q)
+			}
+		})
+	}
+}
+
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
