@@ -29,6 +29,7 @@ import (
 
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/store"
 )
 
@@ -44,13 +45,6 @@ var (
 	ErrKey      = errors.New("key of an authority is unusable") // sealed with another key, changed, or another's
 )
 
-// Sealer seals secrets before they are stored. What is sealed for one path opens under no
-// other. Safe for concurrent use.
-type Sealer interface {
-	Seal(path string, plain []byte) ([]byte, error)
-	Unseal(path string, sealed []byte) ([]byte, error)
-}
-
 // Recorder keeps a record durably before it returns. Safe for concurrent use.
 type Recorder interface {
 	Record(ctx context.Context, r *audit.Record) error
@@ -65,7 +59,7 @@ type Adder interface {
 // Options say where an authority keeps its keys. All but Log must be set.
 type Options struct {
 	Store       store.Store
-	Sealer      Sealer
+	Sealer      keyring.Sealer
 	Dir         *os.Root // state directory of this server, where the issuing key lies; stays the caller's
 	TrustDomain spiffeid.TrustDomain
 	ServerName  string

@@ -21,6 +21,7 @@ import (
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/ca"
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/store"
 )
 
@@ -58,7 +59,7 @@ func (l *log) last(n int) []*audit.Record {
 type house struct {
 	t    testing.TB
 	st   store.Engine
-	seal ca.Sealer
+	seal keyring.Sealer
 	dir  *os.Root
 	log  *log
 	name string

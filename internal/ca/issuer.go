@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/files"
+	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/store"
 )
 
@@ -209,9 +210,9 @@ func (a *Authority) makeIssuer(ctx context.Context, active []store.KV, now time.
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := a.sealKey(a.issuerPath(cert.SubjectKeyId), key)
+	sealed, err := keyring.SealKey(a.opt.Sealer, a.issuerPath(cert.SubjectKeyId), key)
 	if err != nil {
-		return nil, fmt.Errorf("sealing the key: %w", err)
+		return nil, err
 	}
 	text, err := json.Marshal(issuerFile{V: schema, Server: a.opt.ServerName, Certificate: der, Key: sealed})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/store"
 )
 
@@ -164,30 +165,11 @@ func (a *Authority) openRootKey() (*ecdsa.PrivateKey, error) {
 
 // unsealKey opens a sealed key and holds it against its certificate.
 func (a *Authority) unsealKey(path string, sealed []byte, cert *x509.Certificate) (*ecdsa.PrivateKey, error) {
-	plain, err := a.opt.Sealer.Unseal(path, sealed)
+	key, err := keyring.OpenKey(a.opt.Sealer, path, sealed, cert.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	defer clear(plain)
-	parsed, err := x509.ParsePKCS8PrivateKey(plain)
-	if err != nil {
-		return nil, fmt.Errorf("%w: what is sealed is no key", ErrKey) // the error could quote it
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, fmt.Errorf("%w: what is sealed is not the key of its certificate", ErrKey)
-	}
 	return key, nil
-}
-
-// sealKey seals a key for path.
-func (a *Authority) sealKey(path string, key *ecdsa.PrivateKey) ([]byte, error) {
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a key: %w", err)
-	}
-	defer clear(plain)
-	return a.opt.Sealer.Seal(path, plain)
 }
 
 // makeRoot makes, records, signs, seals and stores a root, and the bundle with it.
@@ -206,9 +188,9 @@ func (a *Authority) makeRoot(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	path := rootPrefix + hex.EncodeToString(cert.SubjectKeyId)
-	sealed, err := a.sealKey(path, key)
+	sealed, err := keyring.SealKey(a.opt.Sealer, path, key)
 	if err != nil {
-		return false, fmt.Errorf("sealing the key: %w", err)
+		return false, err
 	}
 	value, err := json.Marshal(rootValue{V: schema, State: StateActive, Certificate: der, Key: sealed, Created: now.UTC(), Activated: now.UTC()})
 	if err != nil {
