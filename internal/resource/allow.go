@@ -231,7 +231,8 @@ func allowed(o Object) (policy.Policy, error) {
 		return policy.Policy{}, changed
 	}
 	s := p.Rules[0].From[0]
-	if len(s.Principals)+len(s.Namespaces) != 1 || len(s.NotPrincipals)+len(s.NotNamespaces)+len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 {
+	if len(s.Principals)+len(s.Namespaces) != 1 || len(p.Rules[0].When)+len(s.NotPrincipals)+len(s.NotNamespaces)+
+		len(s.ServiceAccounts)+len(s.NotServiceAccounts)+len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
 		return policy.Policy{}, changed
 	}
 	for _, op := range p.Rules[0].To {

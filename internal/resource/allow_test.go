@@ -149,6 +149,9 @@ func TestAllowNotMine(t *testing.T) {
 		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{"+from+"}, {}]}"),
 		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{"+from+", to: [{operation: {notPaths: [/a]}}]}]}"),
 		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [a], notNamespaces: [b]}}]}]}"),
+		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web], requestPrincipals: ['*']}}]}]}"),
+		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web], notRequestPrincipals: [a/b]}}]}]}"),
+		one(t, head+"spec: {selector: {matchLabels: {app: api}}, rules: [{"+from+", when: [{key: 'request.auth.claims[a]', values: [b]}]}]}"),
 	}
 	for _, o := range hand {
 		if _, _, err := BuildAllow(a, &o, nil); !errors.Is(err, ErrNotMine) {

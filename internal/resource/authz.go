@@ -17,6 +17,9 @@ import (
 	"countersign.dev/internal/policy"
 )
 
+// maxAccounts is how many service accounts one list may name.
+const maxAccounts = 16
+
 // authorizationPolicyShape is the descriptor of istio.io/api with our limits and checks,
 // less what this release does not build (istio-semantics.md 2.2).
 var authorizationPolicyShape = sync.OnceValue(func() *shape {
@@ -34,7 +37,8 @@ var authorizationPolicyShape = sync.OnceValue(func() *shape {
 	for _, name := range []string{"from", "to", "when"} {
 		rule.at(name).most = 512
 	}
-	rule.at("when").later = true
+	condition := rule.at("when[]")
+	condition.at("key").check, condition.at("key").lint = checkKey, lintKey
 
 	source := rule.at("from[].source")
 	for name, f := range source.fields {
@@ -42,8 +46,10 @@ var authorizationPolicyShape = sync.OnceValue(func() *shape {
 		case "principals":
 			f.elem.lint = lintPrincipal
 		case "namespaces":
+		case "requestprincipals":
+			f.elem.lint = lintRequestPrincipal
 		case "serviceaccounts":
-			f.most, f.elem.check = 16, checkServiceAccount
+			f.most, f.elem.check = maxAccounts, checkServiceAccount
 		default:
 			f.later = true
 		}
@@ -116,6 +122,11 @@ func (o *object) judge(p *path) {
 }
 
 func (o *object) checkRule(rule map[string]any, at *path) {
+	for i, entry := range itemsOf(rule["when"]) {
+		if c, ok := entry.(map[string]any); ok {
+			o.checkCondition(c, at.field("when").item(i))
+		}
+	}
 	for _, side := range [][2]string{{"from", "source"}, {"to", "operation"}} {
 		for i, entry := range itemsOf(rule[side[0]]) {
 			p := at.field(side[0]).item(i)
@@ -241,6 +252,9 @@ func Policy(o Object) (policy.Policy, error) {
 		for _, t := range r.GetTo() {
 			rule.To = append(rule.To, operationOf(t.GetOperation()))
 		}
+		for _, c := range r.GetWhen() {
+			rule.When = append(rule.When, policy.Condition{Key: c.GetKey(), Values: c.GetValues(), NotValues: c.GetNotValues()})
+		}
 		out.Rules = append(out.Rules, rule)
 	}
 	return out, nil
@@ -251,6 +265,7 @@ func sourceOf(s *security.Source) policy.Source {
 		Principals: s.GetPrincipals(), NotPrincipals: s.GetNotPrincipals(),
 		Namespaces: s.GetNamespaces(), NotNamespaces: s.GetNotNamespaces(),
 		ServiceAccounts: s.GetServiceAccounts(), NotServiceAccounts: s.GetNotServiceAccounts(),
+		RequestPrincipals: s.GetRequestPrincipals(), NotRequestPrincipals: s.GetNotRequestPrincipals(),
 	}
 }
 

@@ -39,6 +39,7 @@ func (o ordered) field(key string) any {
 func arrange(s *shape, v any) any {
 	switch v := v.(type) {
 	case map[string]any:
+		v = respelled(s, v)
 		out := make(ordered, 0, len(v))
 		var rest []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
@@ -65,6 +66,21 @@ func arrange(s *shape, v any) any {
 		return out
 	}
 	return v
+}
+
+// respelled gives each field the spelling that is stored.
+func respelled(s *shape, v map[string]any) map[string]any {
+	if s == nil || len(s.also) == 0 {
+		return v
+	}
+	out := maps.Clone(v)
+	for other, name := range s.also {
+		if child, ok := v[other]; ok {
+			delete(out, other)
+			out[name] = child
+		}
+	}
+	return out
 }
 
 func elemOf(s *shape) *shape {
@@ -254,12 +270,17 @@ func appendNumber(b *bytes.Buffer, n json.Number) error {
 	return nil
 }
 
+// decisive are the kinds that a decision of a proxy hangs on: what it allows, whose tokens it
+// believes, and for which audiences. What a token may be issued for (OAuthClient,
+// DelegationPolicy) is decided before it.
+var decisive = []string{"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "TrustedIssuer", "OAuthResource"}
+
 // Revision is the name of everything that decides: policy-engine.md 9. Order and places of
 // the objects, apiVersion, labels and annotations do not count.
 func Revision(set []Object, trustDomain, rootNamespace string) [32]byte {
 	var deciding []Object
 	for _, o := range set {
-		if o.Kind == "AuthorizationPolicy" || o.Kind == "PeerAuthentication" {
+		if slices.Contains(decisive, o.Kind) {
 			deciding = append(deciding, o)
 		}
 	}

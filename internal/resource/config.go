@@ -21,6 +21,8 @@ type Config struct {
 	// AllowAny lets programs call hosts outside the mesh: outboundTrafficPolicy.mode
 	// ALLOW_ANY. [REGISTRY_ONLY]
 	AllowAny bool
+	// Token is the section of the token service.
+	Token TokenConfig
 }
 
 const (
@@ -30,7 +32,7 @@ const (
 	maxConfig      = 64 << 10 // bytes
 )
 
-var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy"}
+var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy", "token"}
 
 // configReader collects the faults of one file.
 type configReader struct {
@@ -41,7 +43,7 @@ type configReader struct {
 
 // DecodeConfig reads a role file strictly; every fault at once, with its place.
 func DecodeConfig(f File) (Config, []Fault) {
-	r := &configReader{file: f.Name, c: Config{SVIDTTL: defaultSVIDTTL}}
+	r := &configReader{file: f.Name, c: Config{SVIDTTL: defaultSVIDTTL, Token: TokenConfig{KeyPeriod: defaultKeyPeriod}}}
 	if len(f.Data) > maxConfig {
 		r.fault(1, 1, "E102", fmt.Sprintf("the file has %s, at most %s is read", size(len(f.Data)), size(maxConfig)), "")
 		return r.c, r.faults
@@ -61,16 +63,7 @@ func DecodeConfig(f File) (Config, []Fault) {
 		r.fault(root.Line, root.Column, "E109", "the file is no map of fields", "write a line such as\n  svidTTL: 1h")
 		return r.c, r.faults
 	}
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		key, value := root.Content[i], root.Content[i+1]
-		if seen[key.Value] {
-			r.fault(key.Line, key.Column, "E101", fmt.Sprintf("%s stands twice", quote(key.Value)), "keep one of them")
-			continue
-		}
-		seen[key.Value] = true
-		r.field(key, value)
-	}
+	r.each(root, r.field)
 	return r.c, r.faults
 }
 
@@ -78,17 +71,39 @@ func (r *configReader) fault(line, col int, code, text, hint string) {
 	r.faults = append(r.faults, Fault{File: r.file, Line: line, Column: col, Code: code, Text: text, Hint: hint, Severity: Error})
 }
 
-func (r *configReader) field(key, value *yaml.Node) {
-	if !slices.Contains(configFields, key.Value) {
-		hint := "known are " + strings.Join(configFields, ", ")
-		if near := nearest(key.Value, configFields); near != "" {
-			hint = fmt.Sprintf("did you mean %q?", near)
+// each goes through the fields of a map; one that stands twice is taken once.
+func (r *configReader) each(m *yaml.Node, field func(key, value *yaml.Node)) {
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		key, value := m.Content[i], m.Content[i+1]
+		if seen[key.Value] {
+			r.fault(key.Line, key.Column, "E101", fmt.Sprintf("%s stands twice", quote(key.Value)), "keep one of them")
+			continue
 		}
-		r.fault(key.Line, key.Column, "E106", "unknown field "+quote(key.Value), hint)
-		return
+		seen[key.Value] = true
+		field(key, value)
 	}
-	if key.Value == "outboundTrafficPolicy" {
+}
+
+// unknown reports a field that is none of those known.
+func (r *configReader) unknown(section string, key *yaml.Node, known []string) {
+	hint := "known are " + strings.Join(known, ", ")
+	if near := nearest(key.Value, known); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	r.fault(key.Line, key.Column, "E106", section+"unknown field "+quote(key.Value), hint)
+}
+
+func (r *configReader) field(key, value *yaml.Node) {
+	switch {
+	case !slices.Contains(configFields, key.Value):
+		r.unknown("", key, configFields)
+		return
+	case key.Value == "outboundTrafficPolicy":
 		r.outbound(value)
+		return
+	case key.Value == "token":
+		r.token(value)
 		return
 	}
 	text, ok := r.scalar(key.Value, value)
@@ -144,11 +159,10 @@ func (r *configReader) outbound(v *yaml.Node) {
 		r.fault(v.Line, v.Column, "E109", "outboundTrafficPolicy is no map", "write {mode: ALLOW_ANY}")
 		return
 	}
-	for i := 0; i+1 < len(v.Content); i += 2 {
-		key, value := v.Content[i], v.Content[i+1]
+	r.each(v, func(key, value *yaml.Node) {
 		if key.Value != "mode" {
-			r.fault(key.Line, key.Column, "E106", "outboundTrafficPolicy: unknown field "+quote(key.Value), `did you mean "mode"?`)
-			continue
+			r.unknown("outboundTrafficPolicy: ", key, []string{"mode"})
+			return
 		}
 		text, ok := r.scalar("outboundTrafficPolicy.mode", value)
 		switch {
@@ -158,5 +172,5 @@ func (r *configReader) outbound(v *yaml.Node) {
 		case text != "REGISTRY_ONLY":
 			r.fault(value.Line, value.Column, "E110", fmt.Sprintf("outboundTrafficPolicy.mode: %s is not a mode", quote(text)), "ALLOW_ANY or REGISTRY_ONLY")
 		}
-	}
+	})
 }

@@ -281,8 +281,10 @@ func (o *object) exampleName() string {
 		return "default"
 	case "Workload":
 		return "api"
+	case "AuthorizationPolicy":
+		return "allow-web"
 	}
-	return "allow-web"
+	return "example"
 }
 
 func texts(v any) map[string]string {
@@ -316,7 +318,7 @@ func (o *object) annotations(m map[string]any, p *path) {
 	} else if _, err := strconv.ParseBool(v); err != nil {
 		o.fault("E220", at, atValue, quote(v)+" is not a boolean", `write "true" or "false"`)
 	} else {
-		o.unsupported(at, atKey, "dry run is not supported yet")
+		o.unsupported(at, atKey, "dry run is not supported yet", "")
 	}
 }
 
@@ -354,26 +356,17 @@ func (o *object) finish(k kind) error {
 		return err
 	}
 	o.out.JSON = text
-	switch o.kind {
-	case "AuthorizationPolicy":
-		_, err = Policy(o.out)
-	case "PeerAuthentication":
-		_, err = PeerAuthentication(o.out, 0)
-	case "Workload":
-		_, err = Entry(o.out, 0, 0)
-	}
-	return err
+	return k.read(o.out)
 }
 
 func (o *object) findPlaces() Places {
 	line, col := o.place(root, atKey)
 	out := Places{File: o.name, Line: line, Col: col}
-	if o.kind == "AuthorizationPolicy" {
-		rules := root.field("spec").field("rules")
-		for i := range itemsOf(fieldsOf(o.value["spec"])["rules"]) {
-			line, col := o.place(rules.item(i), atValue)
-			out.Rules = append(out.Rules, [2]int{line, col})
-		}
+	name := map[string]string{"AuthorizationPolicy": "rules", "RequestAuthentication": "jwtRules"}[o.kind]
+	rules := root.field("spec").field(name)
+	for i := range itemsOf(fieldsOf(o.value["spec"])[name]) {
+		line, col := o.place(rules.item(i), atValue)
+		out.Rules = append(out.Rules, [2]int{line, col})
 	}
 	return out
 }

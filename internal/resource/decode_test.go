@@ -59,11 +59,13 @@ spec:
 }
 
 // The table of istio-semantics.md 2.3: what strict jsonpb alone would let through. The
-// empty code is acceptance. Rows of RequestAuthentication are E302 until it is built.
+// empty code is acceptance.
 func TestStrictness(t *testing.T) {
 	source := func(s string) string { return authz + "spec: {rules: [{from: [{source: {" + s + "}}]}]}\n" }
 	operation := func(s string) string { return authz + "spec: {rules: [{to: [{operation: {" + s + "}}]}]}\n" }
-	jwt := func(s string) string { return token + "spec: {jwtRules: [{issuer: x, " + s + "}]}\n" }
+	jwt := func(s string) string {
+		return token + "spec: {jwtRules: [{issuer: 'https://x', audiences: [a], " + s + "}]}\n"
+	}
 	for _, tt := range []struct{ row, in, want, hint string }{
 		{"D1", authz + "spec: {}", "", ""},
 		{"D2 allow", authz + "spec: {rules: []}", "4:8 L44", ""},
@@ -92,7 +94,8 @@ func TestStrictness(t *testing.T) {
 		{"D19", authz + "spec: {Rules: [{}]}", "4:8 E106", `did you mean "rules"?`},
 		{"D20", source("not_principals: [x]"), "4:34 E112", "write notPrincipals"},
 		{"D21", source("not_principals: [x], notPrincipals: [z]"), "4:34 E112", "write notPrincipals"},
-		{"D22", jwt("jwks_uri: 'https://x/y'"), "2:7 E302", ""},
+		{"D22", jwt("jwks_uri: 'https://x/y'"), "", ""},
+		{"D22 both", jwt("jwks_uri: 'https://x/y', jwksUri: 'https://x/y'"), "4:57 E112", "keep jwksUri"},
 		{"D23", operation("ports: [8080]"), "4:43 E109", `ports are strings: write "8080"`},
 		{"D24", operation("methods: GET"), "4:44 E109", "write [GET]"},
 		{"D25 true", source("namespaces: [true]"), "4:47 E109", `quote it: "true"`},
@@ -107,26 +110,35 @@ func TestStrictness(t *testing.T) {
 		{"D29 negative", peer + port + "{-1: {mode: DISABLE}}}", "4:59 E109", ""},
 		{"D30", peer + port + "{}}", "4:43 E216", ""},
 		{"D31", peer + port + "{8080: null}}", "4:59 E107", ""},
-		{"D32", jwt("timeout: 1m30s"), "2:7 E302", ""},
-		{"D33", jwt("timeout: 5"), "2:7 E302", ""},
-		{"D34", jwt("timeout: -5s"), "2:7 E302", ""},
-		{"D35", jwt("forwardOriginalToken: yes"), "2:7 E302", ""},
-		{"D36", jwt(`forwardOriginalToken: "true"`), "2:7 E302", ""},
-		{"D37", jwt("fromHeaders: [x]"), "2:7 E302", ""},
-		{"D38", jwt("jwks: {keys: []}"), "2:7 E302", ""},
-		{"D39", token + "spec: {jwtRules: [null]}", "2:7 E302", ""},
+		{"D32", jwt("timeout: 1m30s"), "", ""},
+		{"D32 short", jwt("timeout: 500ms"), "", ""},
+		{"D33 number", jwt("timeout: 5"), "4:66 E111", "5s"},
+		{"D33 text", jwt("timeout: '5'"), "4:66 E111", ""},
+		{"D33 days", jwt("timeout: 1d"), "4:66 E111", ""},
+		{"D34 negative", jwt("timeout: -5s"), "4:66 E111", ""},
+		{"D34 zero", jwt("timeout: 0s"), "4:66 E111", ""},
+		{"D34 short", jwt("timeout: 100us"), "4:66 E111", ""},
+		{"D35", jwt("forwardOriginalToken: yes"), "", ""},
+		{"D36", jwt(`forwardOriginalToken: "true"`), "4:79 E109", "without quotes"},
+		{"D37", jwt("fromHeaders: [x]"), "4:71 E109", "name, prefix"},
+		{"D38", jwt("jwks: {keys: []}"), "4:63 E109", "jwks is a string"},
+		{"D39", token + "spec: {jwtRules: [null]}", "4:19 E107", ""},
 		{"D40", authz + "spec: {rules: [{}], rules: []}", "4:21 E101", "the first is in line 4"},
 		{"D41 both", authz + "spec: {targetRef: {kind: Service, name: x}, targetRefs: [{kind: Service, name: x}]}", "4:45 E201", "keep one"},
 		{"D41 selector", authz + "spec: {selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: x}}", "4:41 E201", "keep one"},
 		{"D42 spec", authz + "spec:", "4:1 E107", "spec: {}"},
 		{"D42 mtls", peer + "spec: {mtls: }", "4:8 E107", ""},
 		{"D43", authz + "spec: {action: DENY, provider: {name: x}, rules: [{}]}", "4:22 E214", ""},
-		{"D44 audiences", jwt("audiences: []"), "2:7 E302", ""},
+		{"D44 audiences", token + "spec: {jwtRules: [{issuer: 'https://x', audiences: []}]}", "4:41 E108", "widen"},
+		{"D44 headers", jwt("fromHeaders: []"), "4:57 E108", "widen"},
 		{"D44 targetRefs", authz + "spec: {targetRefs: []}", "4:8 E108", "widen"},
-		{"D45", jwt("presence: REQUIRED"), "2:7 E302", ""},
+		{"D45", jwt("presence: REQUIRED"), "4:67 E301", `requestPrincipals: ["*"]`},
 		{"D46 action", authz + "spec: {action: null}", "4:8 E107", ""},
 		{"D46 mode", peer + "spec: {mtls: {mode: null}}", "4:15 E107", ""},
-		{"D47", jwt("timeout: 9999999h"), "2:7 E302", ""},
+		{"D47 long", jwt("timeout: 9999999h"), "4:66 E111", ""},
+		{"D47 exponent", jwt("timeout: 1e3ms"), "4:66 E111", ""},
+		{"D47 blank", jwt("timeout: ' 5s'"), "4:66 E111", ""},
+		{"D47 sign", jwt("timeout: +5s"), "4:66 E111", ""},
 	} {
 		objects, faults := decode(t, tt.in)
 		if got := codes(faults); got != tt.want {
@@ -171,8 +183,8 @@ func TestFaults(t *testing.T) {
 		{"later", document("countersign.dev/v1", "TrustDomain"), "2:7 E302", ""},
 		{"action", authz + "spec: {action: AUDIT}", "4:16 E301", ""},
 		{"action", authz + "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}", "4:16 E301, 4:24 E301", ""},
-		{"when", authz + "spec: {rules: [{when: [{key: source.ip, values: [a]}]}]}", "4:17 E301", "spec.rules[0].when: not supported yet [E301]\n\thint: refused, not weakened"},
-		{"source", authz + "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/8], requestPrincipals: ['*']}}]}]}", "4:34 E301, 4:58 E301", ""},
+		{"when", authz + "spec: {rules: [{when: [{key: source.ip, values: [a]}]}]}", "4:30 E301", "spec.rules[0].when[0].key: source.ip is not supported yet [E301]\n\thint: refused, not weakened"},
+		{"source", authz + "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/8], requestPrincipals: ['*']}}]}]}", "4:34 E301", ""},
 		{"dry run", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, annotations: {istio.io/dry-run: 'true'}}\nspec: {}", "3:35 E301", ""},
 		{"dry run", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, annotations: {istio.io/dry-run: 'jes'}}\nspec: {}", "3:53 E220", ""},
 		{"dry run", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, annotations: {istio.io/dry-run: 'true'}}\nspec: {}", "3:35 E220", ""},
@@ -343,7 +355,8 @@ func TestTwice(t *testing.T) {
 
 func TestIgnoreUnknownKinds(t *testing.T) {
 	in := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: security.istio.io/v1\nkind: Foo\n---\n" +
-		"apiVersion: securty.istio.io/v1\nkind: AuthorizationPolicy\n---\napiVersion: x/v1\nkind: AuthorizationPolicies\n---\n" + token + "spec: {}"
+		"apiVersion: securty.istio.io/v1\nkind: AuthorizationPolicy\n---\napiVersion: x/v1\nkind: AuthorizationPolicies\n---\n" +
+		"apiVersion: networking.istio.io/v1\nkind: VirtualService"
 	_, faults := Decode([]File{{"m.yaml", []byte(in)}}, Options{IgnoreUnknownKinds: true})
 	if got, want := codes(faults), "2:7 E105, 6:7 E105, 8:13 E104, 12:7 E105, 15:7 E302"; got != want {
 		t.Errorf("got %s, want %s", got, want)

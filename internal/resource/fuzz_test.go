@@ -18,6 +18,14 @@ func FuzzDecode(f *testing.F) {
 		authz + "spec: {rules: [{from: &a [{source: {principals: [a]}}], to: [{operation: {ports: ['80'], paths: ['/{*}']}}]}, {from: *a}]}",
 		peer + port + "{8080: {mode: DISABLE}, '8080': {mode: STRICT}}}",
 		work + "spec: {selectors: ['run:shop/api', 'unix:uid:1'], nodes: [['node:name:a']], ttl: 1h}",
+		authz + "spec: {rules: [{from: [{source: {requestPrincipals: ['*']}}], when: [{key: 'request.auth.claims[a]', values: [b], notValues: [c]}]}]}",
+		token + "spec: {jwtRules: [{issuer: 'https://id', jwks_uri: 'https://id/k', timeout: 5s, fromHeaders: [{name: a, prefix: ''}], outputClaimToHeaders: [{header: b, claim: c}]}]}",
+		token + "spec: {jwtRules: [{issuer: 'https://id', jwks: '" + keySet(publicKey) + "'}]}",
+		client + "spec: {auth: private_key_jwt, jwks: " + keySet(publicKey) + ", claims: {a: 1, b: [c], d: true}, mayAct: {sub: e}, targets: [{audience: f, scopes: [g], defaultScopes: [g]}], ttl: 5m}",
+		client + "spec: {spiffeId: 'spiffe://a/b/*', clientId: c}",
+		audience + "spec: {audience: 'https://a', scopes: [{name: b, public: true}], grantTo: [{namespace: c, scopes: [b]}], typ: JWT}",
+		issuer + "spec: {issuer: 'https://id', uses: [subject], audiences: [a], carry: [role], maxLifetime: 1d12h, ignoreHeaders: []}",
+		delegation + "spec: {actors: [a], audiences: [b], subjects: ['c:*'], maxDepth: 3}",
 		"apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(authz, "\n", "\n  ") + "spec: {}",
 		"a: &a [*a]", "%YAML 1.1\n---\n{}", "{<<: {a: b}, <<: {a: c}}", "? [a]\n: b", "!!binary aa", "--- >\n a\n...\n",
 	} {
@@ -36,8 +44,11 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("%s: %v", o.JSON, err)
 			}
 			spec := fieldsOf(v)["spec"]
-			if o.Kind != "Workload" {
+			if strings.HasPrefix(o.APIVersion, istioGroup) {
 				inspect(t, spec, "spec")
+			}
+			if k, _ := builtKind(o.Kind); k.read(o) != nil {
+				t.Fatalf("%s is accepted and cannot be read: %v", o.JSON, k.read(o))
 			}
 			text, err := YAML(o, time.Unix(1, 0), "1")
 			if err != nil {
@@ -56,7 +67,7 @@ func inspect(t *testing.T, v any, at string) {
 	case nil, float64:
 		t.Errorf("%s holds %v", at, v)
 	case []any:
-		if len(v) == 0 && at != "spec.rules" {
+		if len(v) == 0 && at != "spec.rules" && at != "spec.jwtRules" {
 			t.Errorf("%s is an empty list", at)
 		}
 		for _, item := range v {

@@ -11,15 +11,13 @@ import (
 // later names the kinds that are valid in Istio, the Gateway API or here and are not built
 // in this release (E302), by API group.
 var later = map[string][]string{
-	"security.istio.io": {"RequestAuthentication"},
 	"networking.istio.io": {"ServiceEntry", "WorkloadEntry", "WorkloadGroup", "DestinationRule", "VirtualService",
 		"Gateway", "Sidecar", "EnvoyFilter", "ProxyConfig"},
 	"extensions.istio.io": {"WasmPlugin", "TrafficExtension"},
 	"telemetry.istio.io":  {"Telemetry"},
 	"gateway.networking.k8s.io": {"GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute",
 		"ReferenceGrant", "BackendTLSPolicy", "ListenerSet"},
-	"countersign.dev": {"TrustDomain", "RateLimit", "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy",
-		"APIKey", "Login", "PolicyTest"},
+	ownGroup: {"TrustDomain", "RateLimit", "APIKey", "Login", "PolicyTest"},
 }
 
 // removed names the kinds that Istio took out, and what took their place.
@@ -108,7 +106,7 @@ func (o *object) notBuilt(group string) {
 // ours reports whether a group holds kinds that decide: they are never skipped.
 func ours(group string) bool {
 	return group == "istio.io" || strings.HasSuffix(group, ".istio.io") ||
-		group == "gateway.networking.k8s.io" || group == "countersign.dev" || strings.HasSuffix(group, ".countersign.dev")
+		group == "gateway.networking.k8s.io" || group == ownGroup || strings.HasSuffix(group, ".countersign.dev")
 }
 
 // knownKinds are the words an unknown kind may have meant. Gateway API and traffic kinds
@@ -118,7 +116,7 @@ var knownKinds = sync.OnceValue(func() []string {
 	for _, k := range built() {
 		out = append(out, k.Name)
 	}
-	return append(out, "RequestAuthentication")
+	return out
 })
 
 // metadataShape is metadata as istio-semantics.md 2.1 has it. What a Kubernetes server adds

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -144,8 +145,12 @@ func Columns(kind string) []string {
 		return []string{"ACTION", "SELECTS", "SAYS"}
 	case "PeerAuthentication":
 		return []string{"MODE", "SELECTS"}
+	case "RequestAuthentication":
+		return []string{"ISSUERS", "SELECTS"}
 	case "Workload":
 		return []string{"IDENTITY", "SELECTORS"}
+	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
+		return []string{"READY"}
 	}
 	return nil
 }
@@ -160,6 +165,15 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 	case "PeerAuthentication":
 		if p, err := PeerAuthentication(o, 0); err == nil {
 			return []string{modes(p), selects(o, p.Selector, rootNamespace)}
+		}
+	case "RequestAuthentication":
+		if r, err := RequestAuthentication(o, 0); err == nil {
+			return []string{issuers(r), selects(o, r.Selector, rootNamespace)}
+		}
+	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
+		// What was accepted is in force: these kinds wait for nothing.
+		if k, ok := builtKind(o.Kind); ok && k.read(o) == nil {
+			return []string{"True"}
 		}
 	case "Workload":
 		if e, err := Entry(o, 0, 0); err == nil {
@@ -181,6 +195,17 @@ func selects(o Object, labels map[string]string, rootNamespace string) string {
 		return "all"
 	}
 	return "its namespace"
+}
+
+func issuers(r policy.RequestAuthentication) string {
+	var out []string
+	for _, rule := range r.Rules {
+		name := cmp.Or(rule.Issuer, "any")
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return cmp.Or(strings.Join(out, ","), "none")
 }
 
 func modes(p policy.PeerAuthentication) string {

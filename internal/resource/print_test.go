@@ -61,6 +61,13 @@ func TestRoundTrip(t *testing.T) {
 	for _, in := range []string{
 		authz + "spec: {}", authz + "spec: {rules: [{}]}", authz + "spec: {rules: []}",
 		peer + port + "{8080: {mode: DISABLE}}}",
+		token + "spec: {jwtRules: []}",
+		token + `spec: {selector: {matchLabels: {a: b}}, jwtRules: [{issuer: "https://id", audiences: ["on"], jwks_uri: "https://id/k", fromHeaders: [{name: a, prefix: ""}], timeout: 1m30s, forwardOriginalToken: true}, {issuer: x, jwks: '` + keySet(publicKey) + `'}]}`,
+		authz + `spec: {rules: [{when: [{key: "request.auth.claims[https://x/y][n]", values: ["no", "7"], notValues: ["*"]}]}]}`,
+		client + "spec: {auth: private_key_jwt, jwks: " + keySet(publicKey) + `, claims: {count: 7, "on": true, "1": [a, "no"], l: ["2"]}, targets: [{audience: a, scopes: [b, c], defaultScopes: [c], exchange: true}], ttl: 1h, mayAct: {sub: "7"}}`,
+		audience + "spec: {service: a, scopes: [{name: r, public: true}, {name: w}], grantTo: [{namespace: front, scopes: [r]}], requireToken: true}",
+		issuer + "spec: {issuer: 'https://id', uses: [request], discovery: true, subject: {claim: oid}, maxLifetime: 1d12h, ignoreHeaders: []}",
+		delegation + "spec: {actors: [a], audiences: [b], subjects: ['*'], maxDepth: 3, allowCycles: false}",
 		work + "spec: {selectors: ['unix:user:no', 'run:shop/api'], nodes: any, ttl: 90m, default: true, hint: \"a\\nb\\u2028\"}",
 		authz + `spec: {selector: {matchLabels: {"y": "n", "1": "2", "<<": x}}, rules: [{from: [{source: {namespaces: ["no", "on", "1e3", "0x1F", "1:20", "~", "null", "&a", "*", "<<", "2001-01-01", " a ", "é", "\x00\x7f\u0085\u2028\ufeff"]}}]}]}`,
 		authz + `spec: {rules: [{from: [{source: {namespaces: [` + strings.TrimSuffix(strings.Repeat(`"abcdefghij", `, 20), ", ") + `]}}]}]}`,
@@ -85,6 +92,12 @@ func TestRow(t *testing.T) {
 		{strings.Replace(authz, "shop", "istio-system", 1) + "spec: {}", []string{"ALLOW", "all", "nothing is allowed"}},
 		{peer + "spec: {mtls: {mode: STRICT}}", []string{"STRICT", "its namespace"}},
 		{peer + "spec: {selector: {matchLabels: {b: c, a: b}}, portLevelMtls: {90: {mode: UNSET}, 80: {mode: DISABLE}}}", []string{"UNSET, 80 DISABLE, 90 UNSET", "a=b,b=c"}},
+		{token + "spec: {jwtRules: [{issuer: 'https://a'}, {issuer: 'https://b'}, {issuer: 'https://a'}, {jwksUri: 'https://c/k'}]}", []string{"https://a,https://b,any", "its namespace"}},
+		{token + "spec: {}", []string{"none", "its namespace"}},
+		{client + "spec: {auth: client_secret}", []string{"True"}},
+		{audience + "spec: {service: a}", []string{"True"}},
+		{issuer + "spec: {issuer: 'https://id', uses: [request]}", []string{"True"}},
+		{delegation + "spec: {actors: [a], audiences: [b]}", []string{"True"}},
 		{work + "spec: {selectors: ['run:shop/api'], anyOf: [['unix:uid:1', 'unix:gid:2']]}", []string{"spiffe://cluster.local/ns/shop/sa/api", "run:shop/api or unix:gid:2,unix:uid:1"}},
 	} {
 		o := one(t, tt.in)
@@ -147,6 +160,30 @@ func TestRevision(t *testing.T) {
 		if Revision(set, "cluster.local", "istio-system") == base {
 			t.Errorf("%s does not count", name)
 		}
+	}
+	// What decides whose tokens count is in it; what decides who gets one is not.
+	for name, in := range map[string]string{
+		"tokens":   token + "spec: {jwtRules: [{issuer: 'https://id'}]}",
+		"issuer":   issuer + "spec: {issuer: 'https://id', uses: [request]}",
+		"audience": audience + "spec: {service: a, requireToken: true}",
+	} {
+		if Revision([]Object{a, b, one(t, in)}, "cluster.local", "istio-system") == base {
+			t.Errorf("%s does not count", name)
+		}
+	}
+	for name, in := range map[string]string{
+		"client":     client + "spec: {auth: client_secret}",
+		"delegation": delegation + "spec: {actors: [a], audiences: [b]}",
+	} {
+		if Revision([]Object{a, b, one(t, in)}, "cluster.local", "istio-system") != base {
+			t.Errorf("%s counts", name)
+		}
+	}
+	uri := func(name string) [32]byte {
+		return Revision([]Object{one(t, token+"spec: {jwtRules: [{issuer: 'https://id', "+name+": 'https://id/k'}]}")}, "cluster.local", "istio-system")
+	}
+	if uri("jwks_uri") != uri("jwksUri") {
+		t.Error("the spelling of jwksUri counts")
 	}
 	if Revision([]Object{a, b}, "prod.example", "istio-system") == base || Revision([]Object{a, b}, "cluster.local", "root") == base {
 		t.Error("the settings of the mesh do not count")

@@ -1,6 +1,8 @@
-// Package resource reads the YAML kinds that people write: AuthorizationPolicy and
-// PeerAuthentication of Istio, Workload of ours. It decodes them strictly, finds every
-// fault with its place and its mending, and turns what is left into policy and entry values.
+// Package resource reads the YAML kinds that people write: AuthorizationPolicy,
+// PeerAuthentication and RequestAuthentication of Istio; Workload, OAuthClient,
+// OAuthResource, TrustedIssuer and DelegationPolicy of ours. It decodes them strictly, finds
+// every fault with its place and its mending, and turns what is left into policy, entry and
+// grant values.
 //
 // Its words: a document is one YAML document of a file; a fault is one thing wrong with it;
 // an Object is an accepted document in canonical form; a shape is what a kind may hold.
@@ -17,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	"countersign.dev/internal/entry"
 	"countersign.dev/internal/policy"
 )
 
@@ -125,7 +128,7 @@ func Stored(canonical []byte, places Places) (Object, error) {
 
 // Kind is one kind that can be applied, with the names it goes by on the command line.
 type Kind struct {
-	Name, Plural, Singular, Short string
+	Name, Plural, Singular, Short string // Short is Singular where people have none shorter
 	APIVersion                    string // the one written by us; others may be accepted
 }
 
@@ -136,18 +139,47 @@ type kind struct {
 	versions []string
 	spec     func() *shape
 	check    func(*object)
+	read     func(Object) error // into the value that the rest of the program takes
 }
+
+// reads makes a read of a function that gives a value.
+func reads[T any](value func(Object) (T, error)) func(Object) error {
+	return func(o Object) error {
+		_, err := value(o)
+		return err
+	}
+}
+
+const (
+	istioGroup = "security.istio.io"
+	ownGroup   = "countersign.dev"
+)
 
 // built lists the kinds of this release, in the order they are shown. It is a function
 // because the checks of a kind look names up here in turn.
 func built() []kind {
+	istio := []string{"v1", "v1beta1"}
+	own := []string{"v1"}
 	return []kind{
-		{Kind{"AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", "ap", "security.istio.io/v1"},
-			"security.istio.io", []string{"v1", "v1beta1"}, authorizationPolicyShape, checkAuthorizationPolicy},
-		{Kind{"PeerAuthentication", "peerauthentications", "peerauthentication", "pa", "security.istio.io/v1"},
-			"security.istio.io", []string{"v1", "v1beta1"}, peerAuthenticationShape, checkPeerAuthentication},
-		{Kind{"Workload", "workloads", "workload", "wl", "countersign.dev/v1"},
-			"countersign.dev", []string{"v1"}, workloadShape, checkWorkload},
+		{Kind{"AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", "ap", istioGroup + "/v1"},
+			istioGroup, istio, authorizationPolicyShape, checkAuthorizationPolicy, reads(Policy)},
+		{Kind{"PeerAuthentication", "peerauthentications", "peerauthentication", "pa", istioGroup + "/v1"},
+			istioGroup, istio, peerAuthenticationShape, checkPeerAuthentication,
+			reads(func(o Object) (policy.PeerAuthentication, error) { return PeerAuthentication(o, 0) })},
+		{Kind{"RequestAuthentication", "requestauthentications", "requestauthentication", "ra", istioGroup + "/v1"},
+			istioGroup, istio, requestAuthenticationShape, checkRequestAuthentication,
+			reads(func(o Object) (policy.RequestAuthentication, error) { return RequestAuthentication(o, 0) })},
+		{Kind{"Workload", "workloads", "workload", "wl", ownGroup + "/v1"},
+			ownGroup, own, workloadShape, checkWorkload,
+			reads(func(o Object) (entry.Entry, error) { return Entry(o, 0, 0) })},
+		{Kind{"OAuthClient", "oauthclients", "oauthclient", "oauthclient", ownGroup + "/v1"},
+			ownGroup, own, clientShape, checkClient, reads(Client)},
+		{Kind{"OAuthResource", "oauthresources", "oauthresource", "oauthresource", ownGroup + "/v1"},
+			ownGroup, own, audienceShape, checkAudience, reads(Audience)},
+		{Kind{"TrustedIssuer", "trustedissuers", "trustedissuer", "trustedissuer", ownGroup + "/v1"},
+			ownGroup, own, issuerShape, checkIssuer, reads(Issuer)},
+		{Kind{"DelegationPolicy", "delegationpolicies", "delegationpolicy", "delegationpolicy", ownGroup + "/v1"},
+			ownGroup, own, delegationShape, checkDelegation, reads(Delegation)},
 	}
 }
 

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -20,6 +21,8 @@ const (
 	list
 	record  // a fixed set of fields
 	mapping // any keys, one form of value
+	integer
+	duration // a text such as 5m
 	anything
 )
 
@@ -30,20 +33,23 @@ type shape struct {
 	fields map[string]*shape // of an record
 	order  []string          // of the fields, for printing
 	snake  map[string]string // the other spelling protobuf JSON takes → the one we want
+	also   map[string]string // another spelling that is taken → the one that is stored
 	elem   *shape            // of a list or mapping
 
 	noun        string // of an enum: "mode"
 	values      []string
 	laterValues []string // of an enum, valid and not built: E301
 
-	word  string // that may stand in place of a list
-	later bool   // valid, not built in this release: E301
-	most  int    // of list items or mapping keys; 0: maxValues
-	empty bool   // an empty list is allowed
-	long  bool   // a text may be longer than maxValue; what holds it has a bound of its own
+	word   string     // that may stand in place of a list
+	later  bool       // valid, not built in this release: E301
+	refuse *complaint // what is said of the field whatever it holds
+	hint   string     // what to do instead: of a later field or value, or where the form is wrong
+	most   int        // of list items or mapping keys; 0: maxValues
+	empty  bool       // an empty list is allowed
+	long   bool       // a text may be longer than maxValue; what holds it has a bound of its own
 
 	key   func(string) *complaint // of the keys of a mapping
-	check func(string) *complaint // of a text; nil: not empty
+	check func(string) *complaint // of a text, duration or integer; nil: not empty
 	lint  func(string) *complaint // of a text: warnings, istio-semantics.md 14
 }
 
@@ -90,10 +96,51 @@ func fromValue(f protoreflect.FieldDescriptor) *shape {
 		}
 		return s
 	case protoreflect.MessageKind:
+		if f.Message().FullName() == "google.protobuf.Duration" {
+			return &shape{form: duration, check: checkTimeout}
+		}
 		return fromMessage(f.Message())
 	}
 	// Numbers and bytes stand in no kind that is built; a test keeps it so.
 	panic("resource: no shape for " + string(f.FullName()))
+}
+
+// The shapes of our kinds are put together of these.
+
+// named is a field of a record.
+type named struct {
+	name  string
+	shape *shape
+}
+
+// fieldsIn makes a record of its fields, in the order in which they are printed.
+func fieldsIn(fields ...named) *shape {
+	s := &shape{form: record, fields: make(map[string]*shape)}
+	for _, f := range fields {
+		s.fields[f.name] = f.shape
+		s.order = append(s.order, f.name)
+	}
+	return s
+}
+
+func textWith(check func(string) *complaint) *shape { return &shape{form: str, check: check} }
+
+func listOf(most int, elem *shape) *shape { return &shape{form: list, most: most, elem: elem} }
+
+func oneOf(noun string, values ...string) *shape {
+	return &shape{form: enum, noun: noun, values: values}
+}
+
+// orLater names the values that are valid and not built.
+func (s *shape) orLater(values ...string) *shape {
+	s.laterValues = values
+	return s
+}
+
+func laterField(s *shape) *shape {
+	later := *s
+	later.later = true
+	return &later
 }
 
 // at is the shape at a dotted path; [] steps into a list or mapping.
@@ -138,6 +185,14 @@ func (o *object) match(s *shape, v any, p *path) {
 		}
 	case str:
 		o.matchText(s, v, p)
+	case integer:
+		o.matchInteger(s, v, p)
+	case duration:
+		if _, ok := v.(json.Number); ok {
+			o.fault("E111", p, atValue, o.raw(v, p)+" is not a duration", "write it with its unit: "+o.raw(v, p)+"s")
+			return
+		}
+		o.matchText(s, v, p)
 	}
 }
 
@@ -153,10 +208,18 @@ func (o *object) matchObject(s *shape, v any, p *path) {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		f, known := s.fields[name]
 		switch {
+		case known && f.refuse != nil:
+			o.fault(f.refuse.code, p.field(name), atKey, f.refuse.text, f.refuse.hint)
 		case known && f.later:
 			o.later(f, m[name], p.field(name))
 		case known:
 			o.match(f, m[name], p.field(name))
+		case s.also[name] != "":
+			if _, twice := m[s.also[name]]; twice {
+				o.fault("E112", p.field(name), atKey, "together with "+s.also[name], "keep "+s.also[name])
+				continue
+			}
+			o.match(s.fields[s.also[name]], m[name], p.field(name))
 		case s.snake[name] != "":
 			o.fault("E112", p.field(name), atKey, "not spelled so", "write "+s.snake[name])
 		default:
@@ -174,12 +237,15 @@ func (o *object) later(s *shape, v any, p *path) {
 	before := o.errors
 	o.match(s, v, p)
 	if o.errors == before {
-		o.unsupported(p, atKey, "not supported yet")
+		o.unsupported(p, atKey, "not supported yet", s.hint)
 	}
 }
 
-func (o *object) unsupported(p *path, where where, text string) {
-	o.fault("E301", p, where, text, "refused, not weakened: leave the field out or wait for a later release")
+// waitHint is what to do about what is valid and not built.
+const waitHint = "refused, not weakened: leave the field out or wait for a later release"
+
+func (o *object) unsupported(p *path, where where, text, instead string) {
+	o.fault("E301", p, where, text, cmp.Or(instead, waitHint))
 }
 
 func (o *object) unknownField(p *path, name string, known []string, hint string) {
@@ -259,7 +325,7 @@ func (o *object) matchEnum(s *shape, v any, p *path) {
 	case ok && slices.Contains(s.values, got):
 		return
 	case ok && slices.Contains(s.laterValues, got):
-		o.unsupported(p, atValue, quote(got)+" is not supported yet")
+		o.unsupported(p, atValue, quote(got)+" is not supported yet", s.hint)
 		return
 	case !ok:
 		o.fault("E110", p, atValue, o.raw(v, p)+" is not "+article(s.noun), "one of "+strings.Join(s.values, ", "))
@@ -287,7 +353,7 @@ func article(noun string) string {
 func (o *object) matchText(s *shape, v any, p *path) {
 	got, ok := v.(string)
 	if !ok {
-		hint := "write text"
+		hint := cmp.Or(s.hint, "write text")
 		switch v.(type) {
 		case bool:
 			hint = "quote it: " + quote(o.raw(v, p))
@@ -314,6 +380,21 @@ func (o *object) matchText(s *shape, v any, p *path) {
 		if c := s.lint(got); c != nil {
 			o.warn(c.code, p, atValue, c.text, c.hint)
 		}
+	}
+}
+
+func (o *object) matchInteger(s *shape, v any, p *path) {
+	n, ok := v.(json.Number)
+	if !ok {
+		o.wrongType(v, p, "an integer", "write it without quotes")
+		return
+	}
+	if _, err := n.Int64(); err != nil {
+		o.fault("E109", p, atValue, o.raw(v, p)+" is no integer", "")
+		return
+	}
+	if c := s.check(n.String()); c != nil {
+		o.fault(c.code, p, atValue, c.text, c.hint)
 	}
 }
 

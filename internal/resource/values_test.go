@@ -263,6 +263,8 @@ func TestLookupKind(t *testing.T) {
 	for in, want := range map[string]string{
 		"ap": "AuthorizationPolicy", "PA": "PeerAuthentication", "Workloads": "Workload",
 		"AuthorizationPolicy": "AuthorizationPolicy", "peerauthentications": "PeerAuthentication", "peerauth": "",
+		"ra": "RequestAuthentication", "OAuthClient": "OAuthClient", "oauthresources": "OAuthResource",
+		"trustedissuers": "TrustedIssuer", "delegationpolicies": "DelegationPolicy", "": "",
 	} {
 		if k, _ := LookupKind(in); k.Name != want {
 			t.Errorf("%s: got %q, want %q", in, k.Name, want)

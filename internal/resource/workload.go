@@ -99,7 +99,7 @@ func (o *object) checkSet(v any, at *path) {
 	if len(set) == 0 {
 		return
 	}
-	o.checkTwice(v, at)
+	o.checkTwice("E223", v, at)
 	has := func(types ...string) bool {
 		return slices.ContainsFunc(set, func(s string) bool {
 			return slices.ContainsFunc(types, func(t string) bool { return strings.HasPrefix(s, t+":") })
@@ -120,12 +120,12 @@ func (o *object) checkSet(v any, at *path) {
 	}
 }
 
-func (o *object) checkTwice(v any, at *path) {
+func (o *object) checkTwice(code string, v any, at *path) {
 	seen := make(map[string]bool)
 	for i, item := range itemsOf(v) {
 		s, ok := item.(string)
 		if ok && seen[s] {
-			o.fault("E223", at.item(i), atValue, quote(s)+" stands twice", "remove one")
+			o.fault(code, at.item(i), atValue, quote(s)+" stands twice", "remove one")
 		}
 		seen[s] = true
 	}
@@ -148,7 +148,7 @@ func (o *object) checkNodes(spec map[string]any, at *path) {
 	}
 	if ok {
 		for i, set := range itemsOf(nodes) {
-			o.checkTwice(set, p.item(i))
+			o.checkTwice("E223", set, p.item(i))
 		}
 		return
 	}
@@ -179,6 +179,26 @@ func (o *object) keptNodes() (any, bool) {
 		return nil, false
 	}
 	return top.Spec["nodes"], true
+}
+
+// specOf is the spec of a kind of ours as stored; a field that the value does not know is an
+// error.
+func specOf[T any](o Object, kind string) (T, error) {
+	var top struct {
+		APIVersion, Kind string
+		Metadata         json.RawMessage
+		Spec             T
+	}
+	if o.Kind != kind {
+		return top.Spec, fmt.Errorf("%s is no %s", o.ID(), kind)
+	}
+	dec := json.NewDecoder(bytes.NewReader(o.JSON))
+	dec.DisallowUnknownFields()
+	dec.UseNumber()
+	if err := dec.Decode(&top); err != nil {
+		return top.Spec, fmt.Errorf("decoding %s: %w", o.ID(), err)
+	}
+	return top.Spec, nil
 }
 
 // setSpec changes a field without changing the caller's document.
@@ -270,7 +290,7 @@ func (n *nodeSets) UnmarshalJSON(b []byte) error {
 // Entry is the registration entry of an accepted Workload; created and revision are those
 // of the store.
 func Entry(o Object, created, revision int64) (entry.Entry, error) {
-	spec, err := workloadOf(o)
+	spec, err := specOf[workloadSpec](o, "Workload")
 	if err != nil {
 		return entry.Entry{}, err
 	}
@@ -314,23 +334,6 @@ func Entry(o Object, created, revision int64) (entry.Entry, error) {
 		}
 	}
 	return out, nil
-}
-
-func workloadOf(o Object) (workloadSpec, error) {
-	if o.Kind != "Workload" {
-		return workloadSpec{}, fmt.Errorf("%s is no Workload", o.ID())
-	}
-	var top struct {
-		APIVersion, Kind string
-		Metadata         json.RawMessage
-		Spec             workloadSpec
-	}
-	dec := json.NewDecoder(bytes.NewReader(o.JSON))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&top); err != nil {
-		return workloadSpec{}, fmt.Errorf("decoding %s: %w", o.ID(), err)
-	}
-	return top.Spec, nil
 }
 
 func sorted(set []string) []string {
