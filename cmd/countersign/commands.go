@@ -10,6 +10,9 @@ func commands() []*command {
 		upCommand(), downCommand(), demoCommand(), runCommand(),
 		allowCommand(), whyCommand(), tapCommand(), statusCommand(),
 		applyCommand(), getCommand(), deleteCommand(),
+		tokenIssueCommand(), tokenExchangeCommand(), tokenVerifyCommand(), tokenRevokeCommand(), tokenRotateCommand(),
+		clientCreateCommand(), clientListCommand(), clientShowCommand(), clientRotateCommand(), clientDeleteCommand(),
+		jwtVerifyCommand(), jwtInspectCommand(),
 		caRootCommand(), caStatusCommand(),
 		versionCommand(), shopCommand(),
 	}

@@ -29,11 +29,13 @@ import (
 )
 
 const (
-	cluster        = "default"
-	defaultInbound = "127.0.0.1:7443"
-	defaultHealth  = "127.0.0.1:7480"
-	drainTime      = 30 * time.Second
-	wantedFiles    = 8192 // the Workload API alone takes up to 4,096 connections
+	cluster           = "default"
+	defaultInbound    = "127.0.0.1:7443"
+	defaultHealth     = "127.0.0.1:7480"
+	defaultTokens     = "127.0.0.1:7444"
+	defaultTokensMTLS = "127.0.0.1:7445"
+	drainTime         = 30 * time.Second
+	wantedFiles       = 8192 // the Workload API alone takes up to 4,096 connections
 )
 
 // upOptions are the flags of up.
@@ -100,6 +102,8 @@ type house struct {
 	admin       *net.UnixListener
 	local       node.Listeners
 	pages       net.Listener
+	tokens      net.Listener // the token service, public
+	tokensMTLS  net.Listener
 	began       time.Time
 	taken       int // pid of an up that ended without cleaning up
 	down        context.CancelFunc
@@ -222,6 +226,12 @@ func (h *house) openPorts(ctx context.Context) error {
 	if h.pages, err = h.listen(ctx, "health", "", defaultHealth); err != nil {
 		return err
 	}
+	if h.tokens, err = h.listen(ctx, "tokens", h.config.Token.Listen, defaultTokens); err != nil {
+		return err
+	}
+	if h.tokensMTLS, err = h.listen(ctx, "tokens-mtls", h.config.Token.MTLSListen, defaultTokensMTLS); err != nil {
+		return err
+	}
 	unixSocket := func(name string, mode os.FileMode) (*net.UnixListener, error) {
 		ln, err := admin.Listen(filepath.Join(h.run, name), mode)
 		if err == nil {
@@ -276,11 +286,15 @@ func (h *house) openRoles(ctx context.Context) error {
 		return err
 	}
 	h.metrics = telemetry.NewMetrics(version)
+	tokens, err := tokenOptions(h.config.Token)
+	if err != nil {
+		return err
+	}
 	h.server, err = server.Open(ctx, server.Options{
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
 		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
-		InRun: h.lineage.InRun,
+		InRun: h.lineage.InRun, Tokens: tokens,
 	})
 	if err != nil {
 		return err
@@ -337,7 +351,7 @@ func (h *house) serve(ctx context.Context, ready func(*house)) error {
 	defer endNode()
 	serverReady, nodeReady, nodeDone := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
-		return h.server.Run(life, server.Listeners{Nodes: h.memory, Admin: h.admin}, func() { close(serverReady) })
+		return h.server.Run(life, server.Listeners{Nodes: h.memory, Admin: h.admin, Tokens: h.tokens, TokensMTLS: h.tokensMTLS}, func() { close(serverReady) })
 	})
 	g.Go(func() error { return h.servePages(life) })
 	started := func() bool {
@@ -429,7 +443,7 @@ func (h *house) close() {
 	for _, ln := range h.sockets {
 		ln.Close()
 	}
-	for _, ln := range []net.Listener{h.local.Inbound, h.pages} {
+	for _, ln := range []net.Listener{h.local.Inbound, h.pages, h.tokens, h.tokensMTLS} {
 		if ln != nil {
 			ln.Close()
 		}
@@ -473,6 +487,7 @@ func (h *house) announce() {
 	say("  store      embedded, revision %d", h.server.Revision())
 	say("  node       %s, inbound %s", machineName(), h.local.Inbound.Addr())
 	say("  workloads  unix://%s", h.local.WorkloadAPI)
+	say("  tokens     %s, mTLS on %s", h.server.Issuer(), h.tokensMTLS.Addr())
 	if h.server.ClosedByDefault() {
 		say("  policy     every call is refused until a policy allows it (allow-nothing)")
 	}
@@ -492,7 +507,8 @@ func (h *house) announceJSON() {
 		"ready": true, "version": version, "trust_domain": h.server.TrustDomain(), "dir": h.data,
 		"admin": "unix://" + filepath.Join(h.run, "admin.sock"), "node": "unix://" + filepath.Join(h.run, "node.sock"),
 		"workload_api": "unix://" + h.local.WorkloadAPI, "inbound": h.local.Inbound.Addr().String(),
-		"health": h.pages.Addr().String(), "pid": os.Getpid(),
+		"health": h.pages.Addr().String(), "issuer": h.server.Issuer(), "tokens": h.tokens.Addr().String(),
+		"tokens_mtls": h.tokensMTLS.Addr().String(), "pid": os.Getpid(),
 	})
 	if err == nil {
 		fmt.Fprintln(h.e.out, string(b))

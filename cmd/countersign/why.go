@@ -173,6 +173,13 @@ func (e *env) facts(b *strings.Builder, w admin.Why) {
 	default:
 		line("caller", "it claims to be "+stranger(w.Peer.ClaimedID)+"; nothing was proven")
 	}
+	if w.For != "" {
+		who := stranger(w.For)
+		if strings.HasPrefix(w.For, "p1:") {
+			who += " (a user)"
+		}
+		line("for", who)
+	}
 	if w.PolicyRevision != "" && w.Layer == audit.LayerAuthz {
 		line("policy", fmt.Sprintf("%s, revision %d", w.PolicyRevision[:min(12, len(w.PolicyRevision))], w.Revision))
 	}

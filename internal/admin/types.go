@@ -258,6 +258,7 @@ type Why struct {
 	Reason            string     `json:"reason,omitempty"`
 	Call              Call       `json:"call"`
 	Peer              *PeerFacts `json:"peer,omitempty"`
+	For               string     `json:"for,omitempty"` // the subject of its token, as records tell it
 	Policy            string     `json:"policy,omitempty"`
 	Rule              *int       `json:"rule,omitempty"`
 	Place             *Place     `json:"place,omitempty"`

@@ -12,10 +12,12 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/revocation"
 	"countersign.dev/internal/snapshot"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
@@ -102,7 +104,10 @@ type ClientOptions struct {
 	// Attached is called once the first snapshot of a connection is in force, to report
 	// anew what runs here.
 	Attached func(context.Context)
-	Log      *slog.Logger
+	// Revoked puts a part of the log of revoked tokens in force before it returns; with all it
+	// replaces what was there. An empty part is a beat. Nil: the log is not followed.
+	Revoked func(all bool, entries []revocation.Entry) error
+	Log     *slog.Logger
 }
 
 // Client is the node's half. Issue and Report may be called while Run runs.
@@ -138,7 +143,12 @@ func (c *Client) InTouch() bool { return c.up.Load() }
 
 // Run keeps the stream until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
+	var following sync.WaitGroup
+	defer following.Wait()
 	defer c.conn.Close()
+	if c.o.Revoked != nil {
+		following.Go(func() { c.followRevocations(ctx) })
+	}
 	wait := firstWait
 	for {
 		began := time.Now()

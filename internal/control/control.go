@@ -61,6 +61,11 @@ type House interface {
 	Report(ctx context.Context, node string, r *ReportRequest, exporter []byte) (int64, error)
 	// Watch hears that a node came, enforced a revision, refused one, or went.
 	Watch(node string, e Event)
+	// Revoked begins to follow the log of revoked tokens until ctx ends; nil: there is no whole
+	// log to begin with.
+	Revoked(ctx context.Context) *Revoked
+	// Heard hears up to which revision a node enforces the log.
+	Heard(node string, epoch int64)
 }
 
 // Event is a change in what the server knows of a node's stream.

@@ -901,6 +901,7 @@ type ReportRequest struct {
 	//	*ReportRequest_Up
 	//	*ReportRequest_State
 	//	*ReportRequest_Gone
+	//	*ReportRequest_KeyMiss
 	What          isReportRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -979,6 +980,15 @@ func (x *ReportRequest) GetGone() *Gone {
 	return nil
 }
 
+func (x *ReportRequest) GetKeyMiss() *KeyMiss {
+	if x != nil {
+		if x, ok := x.What.(*ReportRequest_KeyMiss); ok {
+			return x.KeyMiss
+		}
+	}
+	return nil
+}
+
 type isReportRequest_What interface {
 	isReportRequest_What()
 }
@@ -999,6 +1009,10 @@ type ReportRequest_Gone struct {
 	Gone *Gone `protobuf:"bytes,4,opt,name=gone,proto3,oneof"`
 }
 
+type ReportRequest_KeyMiss struct {
+	KeyMiss *KeyMiss `protobuf:"bytes,5,opt,name=key_miss,json=keyMiss,proto3,oneof"`
+}
+
 func (*ReportRequest_Ensure) isReportRequest_What() {}
 
 func (*ReportRequest_Up) isReportRequest_What() {}
@@ -1006,6 +1020,8 @@ func (*ReportRequest_Up) isReportRequest_What() {}
 func (*ReportRequest_State) isReportRequest_What() {}
 
 func (*ReportRequest_Gone) isReportRequest_What() {}
+
+func (*ReportRequest_KeyMiss) isReportRequest_What() {}
 
 // Ensure asks that a Workload exists for a program that is to be run (identity.md 12.5).
 type Ensure struct {
@@ -1385,6 +1401,255 @@ func (x *ReportReply) GetRefusal() *Refusal {
 	return nil
 }
 
+// KeyMiss says that a token of a foreign issuer names a key that its key set does not hold.
+type KeyMiss struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Uri           string                 `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"` // empty: found by discovery
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyMiss) Reset() {
+	*x = KeyMiss{}
+	mi := &file_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyMiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyMiss) ProtoMessage() {}
+
+func (x *KeyMiss) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyMiss.ProtoReflect.Descriptor instead.
+func (*KeyMiss) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *KeyMiss) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *KeyMiss) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+type RevocationsFrame struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"` // the entries are all there are
+	Entries       []*Revocation          `protobuf:"bytes,2,rep,name=entries,proto3" json:"entries,omitempty"`
+	Epoch         int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // store revision up to which the log is known
+	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`   // further entries of the same list follow; nothing is in force before the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationsFrame) Reset() {
+	*x = RevocationsFrame{}
+	mi := &file_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationsFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationsFrame) ProtoMessage() {}
+
+func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationsFrame.ProtoReflect.Descriptor instead.
+func (*RevocationsFrame) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevocationsFrame) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RevocationsFrame) GetEntries() []*Revocation {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *RevocationsFrame) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RevocationsFrame) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Revocation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seq           int64                  `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Val           string                 `protobuf:"bytes,3,opt,name=val,proto3" json:"val,omitempty"`
+	Before        int64                  `protobuf:"varint,4,opt,name=before,proto3" json:"before,omitempty"`
+	Until         int64                  `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	At            int64                  `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Revocation) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Revocation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Revocation) GetVal() string {
+	if x != nil {
+		return x.Val
+	}
+	return ""
+}
+
+func (x *Revocation) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *Revocation) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Revocation) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type RevocationsAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // 0: the stream begins
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationsAck) Reset() {
+	*x = RevocationsAck{}
+	mi := &file_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationsAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationsAck) ProtoMessage() {}
+
+func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationsAck.ProtoReflect.Descriptor instead.
+func (*RevocationsAck) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RevocationsAck) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -1450,12 +1715,13 @@ const file_control_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xea\x01\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xa8\x02\n" +
 	"\rReportRequest\x128\n" +
 	"\x06ensure\x18\x01 \x01(\v2\x1e.countersign.control.v1.EnsureH\x00R\x06ensure\x12,\n" +
 	"\x02up\x18\x02 \x01(\v2\x1a.countersign.control.v1.UpH\x00R\x02up\x125\n" +
 	"\x05state\x18\x03 \x01(\v2\x1d.countersign.control.v1.StateH\x00R\x05state\x122\n" +
-	"\x04gone\x18\x04 \x01(\v2\x1c.countersign.control.v1.GoneH\x00R\x04goneB\x06\n" +
+	"\x04gone\x18\x04 \x01(\v2\x1c.countersign.control.v1.GoneH\x00R\x04gone\x12<\n" +
+	"\bkey_miss\x18\x05 \x01(\v2\x1f.countersign.control.v1.KeyMissH\x00R\akeyMissB\x06\n" +
 	"\x04what\"\xf4\x01\n" +
 	"\x06Ensure\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1485,13 +1751,32 @@ const file_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"d\n" +
 	"\vReportReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
-	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal2\xc2\x03\n" +
+	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"3\n" +
+	"\aKeyMiss\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x10\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uri\"\x8c\x01\n" +
+	"\x10RevocationsFrame\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12<\n" +
+	"\aentries\x18\x02 \x03(\v2\".countersign.control.v1.RevocationR\aentries\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"\x82\x01\n" +
+	"\n" +
+	"Revocation\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03val\x18\x03 \x01(\tR\x03val\x12\x16\n" +
+	"\x06before\x18\x04 \x01(\x03R\x06before\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\"&\n" +
+	"\x0eRevocationsAck\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch2\xa7\x04\n" +
 	"\aControl\x12Q\n" +
 	"\x05Roots\x12$.countersign.control.v1.RootsRequest\x1a\".countersign.control.v1.RootsReply\x12N\n" +
 	"\x04Join\x12#.countersign.control.v1.JoinRequest\x1a!.countersign.control.v1.JoinReply\x12k\n" +
 	"\x18DeltaAggregatedResources\x12$.countersign.control.v1.DeltaRequest\x1a%.countersign.control.v1.DeltaResponse(\x010\x01\x12Q\n" +
 	"\x05Issue\x12$.countersign.control.v1.IssueRequest\x1a\".countersign.control.v1.IssueReply\x12T\n" +
-	"\x06Report\x12%.countersign.control.v1.ReportRequest\x1a#.countersign.control.v1.ReportReplyB\"Z countersign.dev/internal/controlb\x06proto3"
+	"\x06Report\x12%.countersign.control.v1.ReportRequest\x1a#.countersign.control.v1.ReportReply\x12c\n" +
+	"\vRevocations\x12&.countersign.control.v1.RevocationsAck\x1a(.countersign.control.v1.RevocationsFrame(\x010\x01B\"Z countersign.dev/internal/controlb\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once
@@ -1505,37 +1790,41 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_control_proto_goTypes = []any{
-	(*RootsRequest)(nil),  // 0: countersign.control.v1.RootsRequest
-	(*RootsReply)(nil),    // 1: countersign.control.v1.RootsReply
-	(*JoinRequest)(nil),   // 2: countersign.control.v1.JoinRequest
-	(*JoinReply)(nil),     // 3: countersign.control.v1.JoinReply
-	(*Node)(nil),          // 4: countersign.control.v1.Node
-	(*Status)(nil),        // 5: countersign.control.v1.Status
-	(*Content)(nil),       // 6: countersign.control.v1.Content
-	(*Resource)(nil),      // 7: countersign.control.v1.Resource
-	(*DeltaRequest)(nil),  // 8: countersign.control.v1.DeltaRequest
-	(*DeltaResponse)(nil), // 9: countersign.control.v1.DeltaResponse
-	(*IssueRequest)(nil),  // 10: countersign.control.v1.IssueRequest
-	(*Want)(nil),          // 11: countersign.control.v1.Want
-	(*IssueReply)(nil),    // 12: countersign.control.v1.IssueReply
-	(*Got)(nil),           // 13: countersign.control.v1.Got
-	(*Refusal)(nil),       // 14: countersign.control.v1.Refusal
-	(*ReportRequest)(nil), // 15: countersign.control.v1.ReportRequest
-	(*Ensure)(nil),        // 16: countersign.control.v1.Ensure
-	(*Up)(nil),            // 17: countersign.control.v1.Up
-	(*Port)(nil),          // 18: countersign.control.v1.Port
-	(*State)(nil),         // 19: countersign.control.v1.State
-	(*Gone)(nil),          // 20: countersign.control.v1.Gone
-	(*ReportReply)(nil),   // 21: countersign.control.v1.ReportReply
-	nil,                   // 22: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
-	nil,                   // 23: countersign.control.v1.Ensure.LabelsEntry
+	(*RootsRequest)(nil),     // 0: countersign.control.v1.RootsRequest
+	(*RootsReply)(nil),       // 1: countersign.control.v1.RootsReply
+	(*JoinRequest)(nil),      // 2: countersign.control.v1.JoinRequest
+	(*JoinReply)(nil),        // 3: countersign.control.v1.JoinReply
+	(*Node)(nil),             // 4: countersign.control.v1.Node
+	(*Status)(nil),           // 5: countersign.control.v1.Status
+	(*Content)(nil),          // 6: countersign.control.v1.Content
+	(*Resource)(nil),         // 7: countersign.control.v1.Resource
+	(*DeltaRequest)(nil),     // 8: countersign.control.v1.DeltaRequest
+	(*DeltaResponse)(nil),    // 9: countersign.control.v1.DeltaResponse
+	(*IssueRequest)(nil),     // 10: countersign.control.v1.IssueRequest
+	(*Want)(nil),             // 11: countersign.control.v1.Want
+	(*IssueReply)(nil),       // 12: countersign.control.v1.IssueReply
+	(*Got)(nil),              // 13: countersign.control.v1.Got
+	(*Refusal)(nil),          // 14: countersign.control.v1.Refusal
+	(*ReportRequest)(nil),    // 15: countersign.control.v1.ReportRequest
+	(*Ensure)(nil),           // 16: countersign.control.v1.Ensure
+	(*Up)(nil),               // 17: countersign.control.v1.Up
+	(*Port)(nil),             // 18: countersign.control.v1.Port
+	(*State)(nil),            // 19: countersign.control.v1.State
+	(*Gone)(nil),             // 20: countersign.control.v1.Gone
+	(*ReportReply)(nil),      // 21: countersign.control.v1.ReportReply
+	(*KeyMiss)(nil),          // 22: countersign.control.v1.KeyMiss
+	(*RevocationsFrame)(nil), // 23: countersign.control.v1.RevocationsFrame
+	(*Revocation)(nil),       // 24: countersign.control.v1.Revocation
+	(*RevocationsAck)(nil),   // 25: countersign.control.v1.RevocationsAck
+	nil,                      // 26: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	nil,                      // 27: countersign.control.v1.Ensure.LabelsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: countersign.control.v1.Resource.resource:type_name -> countersign.control.v1.Content
 	4,  // 1: countersign.control.v1.DeltaRequest.node:type_name -> countersign.control.v1.Node
-	22, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	26, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
 	5,  // 3: countersign.control.v1.DeltaRequest.error_detail:type_name -> countersign.control.v1.Status
 	7,  // 4: countersign.control.v1.DeltaResponse.resources:type_name -> countersign.control.v1.Resource
 	11, // 5: countersign.control.v1.IssueRequest.wants:type_name -> countersign.control.v1.Want
@@ -1545,24 +1834,28 @@ var file_control_proto_depIdxs = []int32{
 	17, // 9: countersign.control.v1.ReportRequest.up:type_name -> countersign.control.v1.Up
 	19, // 10: countersign.control.v1.ReportRequest.state:type_name -> countersign.control.v1.State
 	20, // 11: countersign.control.v1.ReportRequest.gone:type_name -> countersign.control.v1.Gone
-	23, // 12: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
-	18, // 13: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
-	14, // 14: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
-	0,  // 15: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
-	2,  // 16: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
-	8,  // 17: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
-	10, // 18: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
-	15, // 19: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
-	1,  // 20: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
-	3,  // 21: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
-	9,  // 22: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
-	12, // 23: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
-	21, // 24: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	22, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
+	27, // 13: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
+	18, // 14: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
+	14, // 15: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
+	24, // 16: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
+	0,  // 17: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
+	2,  // 18: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
+	8,  // 19: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
+	10, // 20: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
+	15, // 21: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
+	25, // 22: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
+	1,  // 23: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
+	3,  // 24: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
+	9,  // 25: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
+	12, // 26: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
+	21, // 27: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
+	23, // 28: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1575,6 +1868,7 @@ func file_control_proto_init() {
 		(*ReportRequest_Up)(nil),
 		(*ReportRequest_State)(nil),
 		(*ReportRequest_Gone)(nil),
+		(*ReportRequest_KeyMiss)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1582,7 +1876,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	Control_DeltaAggregatedResources_FullMethodName = "/countersign.control.v1.Control/DeltaAggregatedResources"
 	Control_Issue_FullMethodName                    = "/countersign.control.v1.Control/Issue"
 	Control_Report_FullMethodName                   = "/countersign.control.v1.Control/Report"
+	Control_Revocations_FullMethodName              = "/countersign.control.v1.Control/Revocations"
 )
 
 // ControlClient is the client API for Control service.
@@ -44,6 +45,9 @@ type ControlClient interface {
 	Issue(ctx context.Context, in *IssueRequest, opts ...grpc.CallOption) (*IssueReply, error)
 	// Report tells the server what runs on a node.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error)
+	// Revocations carries the log of revoked tokens: all of it, then what is added to it, and a
+	// beat each second (tokens.md 13). The node answers every frame once it is in force.
+	Revocations(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RevocationsAck, RevocationsFrame], error)
 }
 
 type controlClient struct {
@@ -107,6 +111,19 @@ func (c *controlClient) Report(ctx context.Context, in *ReportRequest, opts ...g
 	return out, nil
 }
 
+func (c *controlClient) Revocations(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RevocationsAck, RevocationsFrame], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[1], Control_Revocations_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RevocationsAck, RevocationsFrame]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RevocationsClient = grpc.BidiStreamingClient[RevocationsAck, RevocationsFrame]
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -122,6 +139,9 @@ type ControlServer interface {
 	Issue(context.Context, *IssueRequest) (*IssueReply, error)
 	// Report tells the server what runs on a node.
 	Report(context.Context, *ReportRequest) (*ReportReply, error)
+	// Revocations carries the log of revoked tokens: all of it, then what is added to it, and a
+	// beat each second (tokens.md 13). The node answers every frame once it is in force.
+	Revocations(grpc.BidiStreamingServer[RevocationsAck, RevocationsFrame]) error
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -146,6 +166,9 @@ func (UnimplementedControlServer) Issue(context.Context, *IssueRequest) (*IssueR
 }
 func (UnimplementedControlServer) Report(context.Context, *ReportRequest) (*ReportReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedControlServer) Revocations(grpc.BidiStreamingServer[RevocationsAck, RevocationsFrame]) error {
+	return status.Error(codes.Unimplemented, "method Revocations not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -247,6 +270,13 @@ func _Control_Report_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Revocations_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ControlServer).Revocations(&grpc.GenericServerStream[RevocationsAck, RevocationsFrame]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RevocationsServer = grpc.BidiStreamingServer[RevocationsAck, RevocationsFrame]
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -275,6 +305,12 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "DeltaAggregatedResources",
 			Handler:       _Control_DeltaAggregatedResources_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Revocations",
+			Handler:       _Control_Revocations_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

@@ -38,6 +38,8 @@ type mesh struct {
 	newer  chan struct{}
 	events []Event
 	told   chan struct{} // closed and replaced at each event
+	log    *Revoked
+	heard  []int64
 }
 
 func newMesh(t *testing.T, cert *tls.Certificate) *mesh {
@@ -110,6 +112,18 @@ func (m *mesh) Watch(_ string, e Event) {
 }
 
 // publish makes w the newest revision.
+func (m *mesh) Revoked(context.Context) *Revoked {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log
+}
+
+func (m *mesh) Heard(_ string, epoch int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = append(m.heard, epoch)
+}
+
 func (m *mesh) publish(w *snapshot.World) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/attest"
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/ca"
 	"countersign.dev/internal/control"
 	"countersign.dev/internal/entry"
@@ -36,6 +38,7 @@ import (
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/proxy"
+	"countersign.dev/internal/revocation"
 	"countersign.dev/internal/snapshot"
 	"countersign.dev/internal/telemetry"
 	"countersign.dev/internal/workloadapi"
@@ -83,6 +86,9 @@ type Node struct {
 	proxy    *proxy.Proxy
 	client   *control.Client
 	svids    *svids
+	revoked  *revocation.Log // tokens
+	tokens   *attachedTokens
+	misses   misses
 	started  time.Time
 	listen   Listeners
 	first    chan struct{}  // closed when the first snapshot is in force
@@ -110,6 +116,7 @@ type held struct {
 	trust    *identity.Trust
 	index    *entry.Index
 	compiled *policy.Compiled
+	book     *bearer.Book
 }
 
 // New prepares a node; Join lets it in.
@@ -124,10 +131,12 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{o: o, td: td, id: id, runs: map[string]*run{}, gone: []string{""}, changed: make(chan struct{}), first: make(chan struct{}), started: time.Now()}
 	n.svids = newSVIDs(n)
+	n.revoked, n.misses.at = revocation.NewLog(), map[bearer.Source]time.Time{}
+	n.tokens = &attachedTokens{n: n, by: map[attachKey]*attachedToken{}}
 	n.client, err = control.NewClient(control.ClientOptions{
 		Dial: o.Dial, Node: o.Name, TrustDomain: td.Name(), Log: o.Log,
 		Side:  identity.Side{Own: n.certificate, Trust: n.trust, Now: time.Now},
-		Apply: n.apply, Attached: n.attached,
+		Apply: n.apply, Attached: n.attached, Revoked: n.revokedTokens,
 	})
 	if err != nil {
 		return nil, err
@@ -139,13 +148,23 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's records: %w", err)
 	}
-	n.proxy = proxy.New(proxy.Options{Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now})
+	n.proxy = proxy.New(proxy.Options{
+		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
+		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get,
+	})
 	return n, nil
 }
 
 func (n *Node) decisionKey() []byte {
 	if s := n.snap.Load(); s != nil {
 		return s.Secrets["decision-id"]
+	}
+	return nil
+}
+
+func (n *Node) pseudonymKey() []byte {
+	if s := n.snap.Load(); s != nil {
+		return s.Secrets["pseudonym"]
 	}
 	return nil
 }
@@ -160,6 +179,8 @@ func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	defer n.svids.working.Wait()
+	n.tokens.life = ctx
+	defer n.tokens.working.Wait()
 	touch, leave := context.WithCancel(context.WithoutCancel(ctx)) // the last words of runs still reach the server
 	defer leave()
 	g.Go(func() error { return ended(ctx, n.recorder.Run(ctx)) })
@@ -309,12 +330,16 @@ func (n *Node) trust() *identity.Trust { return n.snap.Load().trust }
 // apply puts a snapshot in force: compiled first, swapped whole, and open connections decided
 // anew before it returns.
 func (n *Node) apply(s *snapshot.Node) error {
-	h, state, err := n.prepare(s)
+	before := n.snap.Load()
+	h, state, err := n.prepare(s, before.book)
 	if err != nil {
 		return err
 	}
 	n.snap.Store(h)
 	n.proxy.Update(state)
+	if !reflect.DeepEqual(before.Attach, s.Attach) || !reflect.DeepEqual(before.Audiences, s.Audiences) {
+		n.tokens.forget()
+	}
 	n.svids.keepOnly(s.Entries)
 	n.endRunsWithout(h)
 	n.notify()

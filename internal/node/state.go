@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 
+	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
@@ -12,7 +13,7 @@ import (
 
 // prepare turns a snapshot into what is enforced. It changes nothing: an error leaves the
 // last good state in force.
-func (n *Node) prepare(s *snapshot.Node) (*held, *proxy.State, error) {
+func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.State, error) {
 	if s.Mesh.TrustDomain != n.td.Name() {
 		return nil, nil, fmt.Errorf("snapshot of trust domain %q, this node is of %q", s.Mesh.TrustDomain, n.td.Name())
 	}
@@ -28,11 +29,16 @@ func (n *Node) prepare(s *snapshot.Node) (*held, *proxy.State, error) {
 	if len(faults) > 0 {
 		return nil, nil, fmt.Errorf("policies: %s: %s: %s", faults[0].Policy, faults[0].Field, faults[0].Text)
 	}
-	h := &held{Node: s, trust: identity.NewTrust(n.td, bundle), index: entry.NewIndex(s.Entries), compiled: compiled}
+	book, err := n.book(s, before)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &held{book: book, Node: s, trust: identity.NewTrust(n.td, bundle), index: entry.NewIndex(s.Entries), compiled: compiled}
 	state := &proxy.State{
 		Revision: s.Revision, PolicyRevision: s.Set.Revision, Compiled: compiled, Trust: h.trust,
 		Services: map[proxy.ServiceKey]*proxy.Service{}, Namespaces: map[string]bool{"default": true},
 		AllowAny: s.Mesh.AllowAny, TrustDomain: n.td.Name(), Node: n.o.Name,
+		Tokens: book, Attach: map[proxy.AttachKey]proxy.Attach{},
 	}
 	for _, svc := range s.Services {
 		p := &proxy.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: svc.Owners}
@@ -51,6 +57,15 @@ func (n *Node) prepare(s *snapshot.Node) (*held, *proxy.State, error) {
 	}
 	for _, e := range s.Entries {
 		state.Namespaces[e.Namespace] = true
+		id, err := identity.ForWorkload(n.td, e.Namespace, e.ServiceAccount)
+		if err != nil {
+			continue
+		}
+		for _, a := range s.Attach {
+			if a.Matches(id.String()) {
+				state.Attach[proxy.AttachKey{ID: id.String(), Service: keyOf(a.Service)}] = proxy.Attach{Audience: a.Audience, Scopes: a.Scopes}
+			}
+		}
 	}
 	return h, state, nil
 }

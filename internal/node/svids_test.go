@@ -81,6 +81,10 @@ func (a *authority) Report(context.Context, string, *control.ReportRequest, []by
 	return 1, nil
 }
 func (a *authority) Watch(string, control.Event) {}
+func (a *authority) Revoked(context.Context) *control.Revoked {
+	return &control.Revoked{Epoch: 1}
+}
+func (a *authority) Heard(string, int64) {}
 
 func (a *authority) set(away bool) (asked int) {
 	a.mu.Lock()

@@ -114,6 +114,9 @@ func (n *Node) explain(rec *audit.Record, inForce string) admin.Why {
 	} else if rec.ClaimedID != "" {
 		w.Peer = &admin.PeerFacts{ClaimedID: rec.ClaimedID}
 	}
+	if rec.Subject != nil && rec.Sub != "" && rec.Sub != rec.PeerID {
+		w.For = rec.Sub
+	}
 	if rec.Policy != "" {
 		rule := rec.Rule - 1
 		w.Policy, w.Rule = rec.Policy, &rule
@@ -142,16 +145,23 @@ func (n *Node) explainPolicy(w *admin.Why, rec *audit.Record, from, to string) {
 		conn.Peer = &p
 	}
 	decision, layer, reason := w.Decision, w.Layer, w.Reason
+	request, whole := n.proxy.Asked(rec.ID)
+	if !whole {
+		request = policy.Request{Method: rec.Method, Host: rec.Host, Path: rec.Path, Wide: h1.Wide(rec.Path)}
+	}
 	admin.Explain(w, admin.Asked{
-		Set: s.Set, Compiled: s.compiled, Dest: dest, Conn: conn, From: from, To: to,
-		Request: policy.Request{Method: rec.Method, Host: rec.Host, Path: rec.Path, Wide: h1.Wide(rec.Path)},
+		Set: s.Set, Compiled: s.compiled, Dest: dest, Conn: conn, From: from, To: to, Request: request,
 	})
 	if w.Decision != decision {
 		now := "refused"
 		if w.Decision == audit.Allow {
 			now = "allowed"
 		}
-		w.Lines = append([]string{fmt.Sprintf("policy has changed since: it would be %s now", now)}, w.Lines...)
+		since := "policy has changed since"
+		if rec.Subject != nil && !whole {
+			since = "policy has changed since, or its token decided, whose claims are not kept so long"
+		}
+		w.Lines = append([]string{fmt.Sprintf("%s: it would be %s now", since, now)}, w.Lines...)
 		w.Hint = ""
 	}
 	w.Decision, w.Layer, w.Reason = decision, layer, reason
@@ -189,6 +199,9 @@ func (n *Node) inMesh(to string) string {
 // explainOther gives the sentences of the layers before policy (cli.md 10.9).
 func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string, hint string) {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if rec.Layer == audit.LayerToken {
+		return n.explainToken(rec, from, to)
+	}
 	switch rec.Layer + "/" + rec.Reason {
 	case "tls/no_client_cert":
 		add("no client certificate: the caller is not in the mesh")
@@ -229,6 +242,35 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	}
 	if rec.Error != "" {
 		add("%s", strings.ReplaceAll(rec.Error, "_", " "))
+	}
+	return lines, hint
+}
+
+// tokenReasons say in words what a token failed (tokens.md 12.1, 18.1).
+var tokenReasons = map[string]string{
+	"size": "too long", "charset": "a character that no token holds", "format": "not three parts", "base64": "an encoding with a second spelling",
+	"header": "its header", "alg": "its algorithm", "kid": "its key", "typ": "its type", "json": "its claims are no JSON of the right types",
+	"dup": "a name twice", "utf8": "text that is no UTF-8", "depth": "nested too deep", "sig": "its signature", "iss": "its issuer",
+	"aud": "audience", "exp": "its end", "nbf": "its beginning", "iat": "its issue", "lifetime": "its life", "claims": "its claims",
+	"revoked": "revoked", "binding": "binding", "stale": "revocations", "missing": "no token", "multiple": "more than one token",
+}
+
+// explainToken says which check a token failed. The token itself is kept nowhere.
+func (n *Node) explainToken(rec *audit.Record, from, to string) (lines []string, hint string) {
+	what := tokenReasons[rec.Reason]
+	if what == "" {
+		what = strings.ReplaceAll(rec.Reason, "_", " ")
+	}
+	if rec.Detail != "" {
+		what += ": " + rec.Detail
+	}
+	lines = append(lines, what)
+	name := to
+	if ns, service, ok := strings.Cut(to, "/"); ok {
+		name = service + "." + ns
+	}
+	if from != "" && rec.Side == audit.SideServer {
+		hint = fmt.Sprintf("countersign run %s -- countersign token issue --audience %s --header", strings.TrimPrefix(from, "default/"), name)
 	}
 	return lines, hint
 }

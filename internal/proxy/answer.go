@@ -23,6 +23,9 @@ type refused struct {
 	event    string // code of the note for the caller's terminal
 	note     string
 	grpc     int // status towards gRPC, if another than status says
+
+	challenge string // WWW-Authenticate
+	retry     string // Retry-After, in seconds
 }
 
 // The refusals that need no facts.
@@ -32,6 +35,7 @@ var (
 	refuseMisdirected   = &refused{status: 421, layer: audit.LayerHTTP, reason: h1.AuthorityMismatch, text: "Host is another service's", keep: true}
 	refuseExpired       = &refused{status: 421, layer: audit.LayerTLS, reason: "expired", text: "certificate has ended"}
 	refuseRevoked       = &refused{status: 421, layer: audit.LayerTLS, reason: "revoked", text: "certificate is not trusted"}
+	refuseTokenRevoked  = &refused{status: 401, layer: audit.LayerToken, reason: "revoked", text: "the access token is not valid", challenge: `Bearer error="invalid_token"`}
 	refuseDraining      = &refused{status: 503, layer: audit.LayerRoute, reason: "no_endpoint", text: "shutting down", decision: audit.Failed}
 	refusePanic         = &refused{status: 502, text: "internal error", err: "panic", decision: audit.Failed}
 	refuseUnproven      = &refused{status: 407, layer: audit.LayerHTTP, reason: h1.BadHeader, text: "caller is not known", keep: true}
@@ -61,6 +65,9 @@ func (x *exchange) refuse(no *refused) {
 	x.rec.Seq = x.p.rec.Next()
 	id := x.p.rec.ID(x.rec.Seq)
 	x.rec.ID = id
+	if no == refusePolicy {
+		x.p.asked.keep(id, &x.ask)
+	}
 	if no.event != "" {
 		x.tell(no.event, id, no.note)
 	}
@@ -76,6 +83,12 @@ func (x *exchange) reply(no *refused, id string) {
 	h := x.w.Header()
 	clear(h)
 	h["Cache-Control"] = []string{"no-store"}
+	if no.challenge != "" {
+		h["Www-Authenticate"] = []string{no.challenge}
+	}
+	if no.retry != "" {
+		h["Retry-After"] = []string{no.retry}
+	}
 	if id != "" {
 		h["X-Decision-Id"] = []string{id}
 	}

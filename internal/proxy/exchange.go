@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/h1"
+	"countersign.dev/internal/jose"
 	"countersign.dev/internal/policy"
 )
 
@@ -43,6 +46,12 @@ type exchange struct {
 	place *place
 	to    *target
 
+	// From requestIdentity.
+	token    *jose.Token // nil: no request identity
+	ownToken bool
+	epoch    uint64 // of the log of revoked tokens when it was asked
+	rest     *bearer.Rest
+
 	rec      audit.Record
 	status   int
 	begun    atomic.Bool // a byte of the response may have left
@@ -74,8 +83,8 @@ type step func(*exchange) *refused
 // The steps of dataplane.md 3.1. Outbound the route is looked up before policy is asked,
 // because the destination must be known; the callee's side decides.
 var (
-	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).decide}
-	outboundSteps = []step{(*exchange).shape, (*exchange).callerIdentity, (*exchange).destination}
+	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).requestIdentity, (*exchange).decide}
+	outboundSteps = []step{(*exchange).shape, (*exchange).callerIdentity, (*exchange).destination, (*exchange).attachToken}
 )
 
 // inbound serves what came over mutual TLS, or in plaintext to a listener that allows it.
@@ -205,12 +214,32 @@ func (x *exchange) shape() *refused {
 		x.rec.Detail = "stripped:" + strings.Join(names[:min(len(names), 8)], ",")
 	}
 	delete(r.Header, "Expect")
-	delete(r.Header, "Content-Length")
-	x.ask = policy.Request{Method: r.Method, Host: x.host, Path: x.path}
-	if x.path != "" {
-		x.ask.Wide = h1.Wide(x.path)
-	}
+	x.describeRequest()
 	return nil
+}
+
+// describeRequest fills what policy looks at.
+func (x *exchange) describeRequest() {
+	r, q := x.r, &x.ask
+	*q = policy.Request{Method: r.Method, Host: x.host, Path: x.path, HTTP2: x.h2, WebSocket: x.websocket, Scheme: "http"}
+	if x.link.state != nil {
+		q.Scheme = "https"
+	}
+	switch {
+	case x.h2 && r.TLS == nil: // net/http leaves it out where :scheme says http
+		q.ClaimedScheme = "http"
+	case x.h2:
+		q.ClaimedScheme = "https"
+	case r.URL != nil && r.URL.IsAbs():
+		q.ClaimedScheme = r.URL.Scheme
+	}
+	if x.path == "" {
+		return
+	}
+	q.Wide = h1.Wide(x.path)
+	if query, ok := strings.CutPrefix(x.target[len(x.path):], "?"); ok {
+		q.Query, q.HasQuery = query, true
+	}
 }
 
 // describe fills what a record tells of every request.
@@ -314,12 +343,18 @@ func (x *exchange) decide() *refused {
 		x.link.close()
 		return refuseRevoked
 	}
+	x.ask.Header = x.r.Header
 	verdict := b.bound.Decide(&x.ask)
+	x.ask.Header = nil
+	if b.bound.ReadsHeader() {
+		x.ask.Header = maps.Clone(x.r.Header) // as they were, should policy change under way
+	}
 	rec := &x.rec
 	rec.Layer, rec.Reason, rec.Policy, rec.Rule = verdict.Layer, verdict.Reason, verdict.Policy, verdict.Rule+1
 	if !verdict.Allow {
 		return refusePolicy
 	}
+	x.leave()
 	return nil
 }
 
@@ -329,7 +364,8 @@ func (x *exchange) register() *refused {
 	if !x.run.live.add(x) {
 		panic(http.ErrAbortHandler)
 	}
-	if now := x.p.view.Load(); now != x.v {
+	now := x.p.view.Load()
+	if now != x.v || x.token != nil && x.p.revoked.Epoch() != x.epoch {
 		if c := x.judge(now); c != nil {
 			return x.refusedBy(c)
 		}

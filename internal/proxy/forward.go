@@ -29,6 +29,7 @@ func (x *exchange) toProgram() {
 // reached nobody.
 func (x *exchange) forward(u *upstream) (no *refused, again bool) {
 	defer u.release()
+	delete(x.r.Header, "Content-Length")
 	x.receiveBody()
 	switch {
 	case x.websocket:

@@ -13,6 +13,7 @@ import (
 const (
 	cutPolicy  = "policy_changed"
 	cutRevoked = "revoked"
+	cutToken   = "token_revoked"
 	cutStopped = "workload_stopped"
 )
 
@@ -35,6 +36,13 @@ func (x *exchange) judge(v *view) *cut {
 	if !ok {
 		return &cut{why: cutRevoked, rev: v.PolicyRevision}
 	}
+	if x.revokedNow() {
+		return &cut{why: cutToken, rev: v.PolicyRevision}
+	}
+	if x.ask.Header == nil && b.bound.ReadsHeader() {
+		// The policy that let it begin looked at no header, and none was kept for one that does.
+		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
+	}
 	verdict := b.bound.Decide(&x.ask)
 	if verdict.Allow {
 		return nil
@@ -49,6 +57,9 @@ func (x *exchange) redecided(c *cut) {
 	case cutPolicy:
 		rec.Layer, rec.Reason = audit.LayerAuthz, cutPolicy
 		rec.Policy, rec.Rule, rec.Rev = c.verdict.Policy, c.verdict.Rule+1, c.rev
+	case cutToken:
+		rec.Layer, rec.Reason = audit.LayerToken, "revoked"
+		rec.Policy, rec.Rule, rec.Rev = "", 0, c.rev
 	case cutRevoked:
 		rec.Layer, rec.Reason = audit.LayerTLS, cutRevoked
 		rec.Policy, rec.Rule, rec.Rev = "", 0, c.rev
@@ -61,6 +72,8 @@ func (x *exchange) refusedBy(c *cut) *refused {
 	switch c.why {
 	case cutPolicy:
 		return refuseChanged
+	case cutToken:
+		return refuseTokenRevoked
 	case cutRevoked:
 		return refuseRevoked
 	}

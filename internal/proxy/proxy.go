@@ -14,6 +14,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -21,6 +22,9 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/bearer"
+	"countersign.dev/internal/jose"
+	"countersign.dev/internal/revocation"
 	"countersign.dev/internal/telemetry"
 )
 
@@ -45,7 +49,8 @@ const (
 	maxStreams      = 1024 // per HTTP/2 connection from another node
 	stackEvery      = time.Minute
 	warnEvery       = 10 * time.Second
-	netHTTPHeadSize = 36_544 // net/http advertises 320 more (http-strictness.md 8.2)
+	tokenCache      = 16 << 20 // bytes of verified tokens that are remembered (tokens.md 12.4)
+	netHTTPHeadSize = 36_544   // net/http advertises 320 more (http-strictness.md 8.2)
 )
 
 // Options are what a Proxy is made of.
@@ -54,6 +59,15 @@ type Options struct {
 	Metrics  *telemetry.Metrics // nil: nothing is counted
 	Log      *slog.Logger       // nil: nothing is said
 	Now      func() time.Time   // nil: time.Now
+
+	// Revoked is this node's copy of the log of revoked tokens; nil: own tokens are refused.
+	Revoked *revocation.Log
+	// Missed hears that a token names a key its issuer's set does not hold; never blocks. May be nil.
+	Missed func(bearer.Source)
+	// PseudonymKey is the key of pseudonyms in records; nil, or returning nothing, until it is known.
+	PseudonymKey func() []byte
+	// Attach gets the token that a call of a run carries; nil: none is attached.
+	Attach func(context.Context, *Run, Attach) (string, error)
 }
 
 // Proxy is the data plane of one node. Make one with New.
@@ -62,6 +76,13 @@ type Proxy struct {
 	metrics *telemetry.Metrics
 	log     *slog.Logger
 	now     func() time.Time
+
+	asked        asked
+	tokens       *jose.Cache
+	revoked      *revocation.Log
+	missed       func(bearer.Source)
+	pseudonymKey func() []byte
+	attach       func(context.Context, *Run, Attach) (string, error)
 
 	view    atomic.Pointer[view]
 	links   atomic.Uint64 // connections so far
@@ -75,7 +96,19 @@ type Proxy struct {
 
 // New gives a data plane that knows no mesh yet: it refuses everything until Update.
 func New(o Options) *Proxy {
-	p := &Proxy{rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{}}
+	p := &Proxy{
+		rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{},
+		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey, attach: o.Attach,
+	}
+	if p.revoked == nil {
+		p.revoked = revocation.NewLog() // never whole: it refuses every own token
+	}
+	if p.pseudonymKey == nil {
+		p.pseudonymKey = func() []byte { return nil }
+	}
+	if p.attach == nil {
+		p.attach = func(context.Context, *Run, Attach) (string, error) { return "", errors.New("no token service") }
+	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}

@@ -82,6 +82,7 @@ type run struct {
 	label string // "ns/name"
 
 	program atomic.Pointer[ruling]
+	tokens  atomic.Pointer[tokenRules]
 	since   atomic.Int64 // of the last renewal, Unix ns
 	pool    pool
 	live    live

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/h1"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
@@ -22,6 +23,14 @@ type State struct {
 	AllowAny       bool            // hosts outside the mesh may be called (outboundTrafficPolicy ALLOW_ANY)
 	TrustDomain    string
 	Node           string
+	Tokens         *bearer.Book         // nil: tokens mean nothing here
+	Attach         map[AttachKey]Attach // tokens that calls carry
+}
+
+// AttachKey is a call of one workload to one service.
+type AttachKey struct {
+	ID      string // SPIFFE ID of the caller
+	Service ServiceKey
 }
 
 // ServiceKey names a service.

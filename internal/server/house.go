@@ -18,6 +18,7 @@ import (
 	"countersign.dev/internal/control"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/identity"
+	"countersign.dev/internal/jwks"
 	"countersign.dev/internal/registry"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/snapshot"
@@ -186,6 +187,11 @@ func (h house) Report(ctx context.Context, node string, r *control.ReportRequest
 	case *control.ReportRequest_State:
 		rev, err := h.s.registry.State(ctx, node, what.State.Id, what.State.State, time.Now())
 		return rev, registryRefusal(err)
+	case *control.ReportRequest_KeyMiss:
+		if t := h.s.tokens; t != nil {
+			t.keeper.Miss(jwks.Source{Issuer: what.KeyMiss.Issuer, URI: what.KeyMiss.Uri})
+		}
+		return 0, nil
 	case *control.ReportRequest_Gone:
 		return h.s.registry.Gone(ctx, node, what.Gone.Id)
 	}

@@ -27,6 +27,7 @@ type attached struct {
 	streams  int
 	enforced int64
 	refused  string
+	revoked  int64 // revision up to which it enforces the log of revoked tokens
 	seen     time.Time
 }
 
@@ -58,6 +59,25 @@ func (n *nodes) watch(node string, e control.Event, now time.Time) {
 	}
 }
 
+// heard notes up to where a node enforces the log of revoked tokens.
+func (n *nodes) heard(node string, epoch int64, now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.by[node]
+	if a == nil {
+		return
+	}
+	a.seen = now
+	if epoch == a.revoked {
+		return
+	}
+	a.revoked = epoch
+	if n.moved != nil {
+		close(n.moved)
+		n.moved = nil
+	}
+}
+
 func (n *nodes) changed() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -78,11 +98,16 @@ func (n *nodes) state(node string) attached {
 
 // laggards lists the nodes known that do not enforce rev.
 func (s *Server) laggards(rev int64) (late []admin.Laggard, of int) {
+	return s.behind(func(a attached) bool { return a.enforced >= rev })
+}
+
+// behind lists the nodes known that are not in touch, or not as far as there says.
+func (s *Server) behind(there func(attached) bool) (late []admin.Laggard, of int) {
 	late = []admin.Laggard{}
 	v := s.world.load()
 	for _, name := range slices.Sorted(maps.Keys(v.nodes)) {
 		a := s.nodes.state(name)
-		if a.streams > 0 && a.enforced >= rev {
+		if a.streams > 0 && there(a) {
 			continue
 		}
 		late = append(late, admin.Laggard{Node: name, Revision: a.enforced, LastSeen: a.seen, Refused: a.refused})
@@ -132,12 +157,16 @@ func (s *Server) lost(began, now time.Time) []string {
 
 // wait returns when every node enforces rev, or after d with those that do not.
 func (s *Server) wait(ctx context.Context, rev int64, d time.Duration) admin.Enforcement {
+	return s.waitUntil(ctx, d, func(a attached) bool { return a.enforced >= rev })
+}
+
+func (s *Server) waitUntil(ctx context.Context, d time.Duration, there func(attached) bool) admin.Enforcement {
 	began := time.Now()
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
 	for {
 		moved := s.nodes.changed()
-		late, of := s.laggards(rev)
+		late, of := s.behind(there)
 		e := admin.Enforcement{Nodes: of - len(late), Of: of, MS: time.Since(began).Milliseconds(), Laggards: late}
 		if len(late) == 0 {
 			return e

@@ -12,6 +12,7 @@ import (
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/catalog"
+	"countersign.dev/internal/grant"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/snapshot"
@@ -159,7 +160,7 @@ func (s *Server) commit(ctx context.Context, verb string, known map[string]catal
 	if !plan.Changes() {
 		return reply, nil
 	}
-	if err := s.canEnforce(after(known, changes)); err != nil {
+	if err := s.canEnforce(verb, known, changes); err != nil {
 		return admin.ApplyReply{}, err
 	}
 	if dryRun {
@@ -178,26 +179,92 @@ func (s *Server) commit(ctx context.Context, verb string, known map[string]catal
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
+	if err := s.endTokens(ctx, known, changes); err != nil {
+		return reply, err
+	}
 	return reply, s.world.waitFor(ctx, reply.Revision)
 }
 
 // canEnforce refuses what this server would store and then could not put in force: from then
 // on nothing would come through any more.
-func (s *Server) canEnforce(objects map[string]catalog.Record) error {
-	w := &snapshot.World{}
-	for _, key := range slices.Sorted(maps.Keys(objects)) {
-		if err := addObject(w, objects[key]); err != nil {
-			return err
-		}
+func (s *Server) canEnforce(verb string, known map[string]catalog.Record, changes []catalog.Change) error {
+	then := after(known, changes)
+	v, err := decodeAll(then)
+	if err != nil {
+		return err
 	}
 	_, faults := policy.Compile(policy.Set{
-		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict, Policies: w.Policies, PeerAuth: w.PeerAuth,
+		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
+		Policies: v.Policies, PeerAuth: v.PeerAuth, RequestAuth: v.ReqAuth,
 	})
 	if len(faults) > 0 {
 		f := faults[0]
 		return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
 	}
-	return nil
+	return s.consented(verb, known, then, changes)
+}
+
+func decodeAll(objects map[string]catalog.Record) (*view, error) {
+	v := &view{World: &snapshot.World{}}
+	for _, key := range slices.Sorted(maps.Keys(objects)) {
+		if err := addObject(v, objects[key]); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// consented refuses what speaks for another namespace without its word, and a name that is
+// taken in the mesh (security.md 4). Taking a consent back is no fault: what hung on it is out
+// of force with the same revision.
+func (s *Server) consented(verb string, known, then map[string]catalog.Record, changes []catalog.Change) error {
+	before, err := decodeAll(known)
+	if err != nil {
+		return err
+	}
+	now, err := decodeAll(then)
+	if err != nil {
+		return err
+	}
+	old := map[grant.Fault]bool{}
+	for _, f := range s.grantFaults(before) {
+		old[f] = true
+	}
+	written := map[string]bool{}
+	for _, ch := range changes {
+		written[ch.Object.ID()] = !ch.Remove
+	}
+	var faults []resource.Fault
+	for _, f := range s.grantFaults(now) {
+		id := f.Kind + "/" + f.Namespace + "/" + f.Name
+		if old[f] || f.Code == noConsent && !written[id] {
+			continue
+		}
+		at := then[catalog.Key(f.Kind, f.Namespace, f.Name)].Places
+		faults = append(faults, resource.Fault{
+			File: at.File, Line: at.Line, Column: at.Col, Code: f.Code, Resource: id, Field: f.Field, Text: f.Text, Hint: f.Hint, Severity: resource.Error,
+		})
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s; nothing was changed", verb, count(len(faults), "fault")), Faults: faults}
+}
+
+// noConsent is E308 of istio-semantics.md 11.
+const noConsent = "E308"
+
+func (s *Server) grantFaults(v *view) []grant.Fault {
+	o := grant.Objects{
+		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, NoImplicit: s.o.Tokens.NoImplicit,
+		Clients: v.clients, Audiences: v.Audiences, Issuers: v.Issuers, Delegations: v.delegations,
+	}
+	if s.tokens != nil {
+		o.Issuer = s.tokens.issuer
+	}
+	o.Services = s.world.load().services()
+	_, faults := grant.New(o)
+	return faults
 }
 
 // recordChange writes who changes what before it is changed.

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,7 @@ type Options struct {
 	Version       string
 	Metrics       *telemetry.Metrics
 	Log           *slog.Logger
+	Tokens        TokenOptions
 	// InRun asks the node of this process whether a caller belongs to a run.
 	InRun func(*attest.Process) (bool, error)
 }
@@ -72,6 +74,8 @@ type Server struct {
 	nodes    nodes
 	own      atomic.Pointer[tls.Certificate]
 	home     atomic.Pointer[string] // name of the node in this process, once invited
+	tokens   *tokens                // nil: no listeners for it
+	decision []byte                 // key of decision ids
 	started  time.Time
 	Made     bool // this start made the mesh
 
@@ -90,6 +94,7 @@ type meta struct {
 const (
 	metaKey       = "meta/cluster"
 	decisionKey   = "secret/decision-id"
+	pseudonymKey  = "secret/pseudonym" // of people in records (audit.md 3.1)
 	sealedSecrets = "secret/"
 )
 
@@ -117,6 +122,10 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	}
 	key, err := s.decisionKey(ctx)
 	if err != nil {
+		return nil, err
+	}
+	s.decision = key
+	if err := s.ensurePseudonyms(ctx); err != nil {
 		return nil, err
 	}
 	if s.records, err = files.PrivateSubdir(o.Dir, "audit"); err != nil {
@@ -198,6 +207,29 @@ func (s *Server) decisionKey(ctx context.Context) ([]byte, error) {
 	return s.openSecret(kv)
 }
 
+// ensurePseudonyms makes the key of pseudonyms, once.
+func (s *Server) ensurePseudonyms(ctx context.Context) error {
+	key := make([]byte, 32)
+	rand.Read(key)
+	sealed, err := s.o.Sealer.Seal(pseudonymKey, key)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(map[string]any{"v": 1, "sealed": sealed})
+	if err != nil {
+		return err
+	}
+	_, err = s.o.Store.Commit(ctx, store.Txn{If: []store.Cmp{store.Absent(pseudonymKey)}, Then: []store.Op{store.Put(pseudonymKey, value)}})
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("making the key of pseudonyms: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) pseudonymKey() []byte {
+	return s.world.load().Secrets[strings.TrimPrefix(pseudonymKey, sealedSecrets)]
+}
+
 func (s *Server) openSecret(kv store.KV) ([]byte, error) {
 	var v struct {
 		Sealed []byte `json:"sealed"`
@@ -214,8 +246,10 @@ func (s *Server) openSecret(kv store.KV) ([]byte, error) {
 
 // Listeners are the sockets a server answers on.
 type Listeners struct {
-	Nodes net.Listener      // the control protocol
-	Admin *net.UnixListener // <run>/admin.sock
+	Nodes      net.Listener      // the control protocol
+	Admin      *net.UnixListener // <run>/admin.sock
+	Tokens     net.Listener      // 7444; nil with TokensMTLS: no token service
+	TokensMTLS net.Listener      // 7445
 }
 
 // Run serves until ctx ends. ready is called once everything answers.
@@ -242,6 +276,15 @@ func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
 	if err := s.renewOwn(ctx); err != nil {
 		return fail(err)
 	}
+	if l.Tokens != nil {
+		if s.tokens, err = s.openTokens(ctx, l); err != nil {
+			return fail(err)
+		}
+		defer s.tokens.close()
+		if err := s.tokens.renewCertificate(ctx); err != nil {
+			return fail(err)
+		}
+	}
 	g.Go(func() error { return ended(ctx, s.ca.Run(ctx)) })
 	g.Go(func() error { return s.keepOwn(ctx) })
 	g.Go(func() error { return ended(ctx, s.follow(ctx)) })
@@ -251,6 +294,9 @@ func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
 		return fail(err)
 	}
 	g.Go(func() error { return s.expire(ctx) })
+	if s.tokens != nil {
+		g.Go(func() error { return s.tokens.run(ctx, l) })
+	}
 	g.Go(func() error {
 		return control.Serve(ctx, l.Nodes, control.ServerOptions{
 			House: house{s}, TrustDomain: s.td.Name(), Log: s.o.Log,
@@ -286,6 +332,7 @@ func (s *Server) routes() http.Handler {
 	admin.Handle(mux, log, "POST /v1/status", s.status)
 	admin.Handle(mux, log, "POST /v1/ca", s.authorities)
 	admin.Handle(mux, log, "POST /v1/roots", s.roots)
+	s.tokenRoutes(mux)
 	return mux
 }
 

@@ -9,21 +9,29 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/entry"
+	"countersign.dev/internal/grant"
+	"countersign.dev/internal/jose"
+	"countersign.dev/internal/jwks"
+	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/registry"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/snapshot"
 	"countersign.dev/internal/store"
+	"countersign.dev/internal/token"
 )
 
 // world publishes what the store holds, decoded, one immutable value a revision.
 type world struct {
-	mu     sync.Mutex // guards the next three; held for a pointer swap
+	mu     sync.Mutex // guards the next five; held for a pointer swap
 	now    *view
-	newer  chan struct{}
+	newer  chan struct{}       // closed when now is replaced
+	seen   int64               // revision of the store that was read; what it changed may not concern now
+	moved  chan struct{}       // closed when seen grows
 	broken *unreadable         // what came after now, if it cannot be read
 	values map[string]store.KV // owned by the one goroutine that follows the store
 }
@@ -34,11 +42,18 @@ type view struct {
 	records  map[string]catalog.Record // by store key
 	nodes    map[string]registry.Node
 	compiled *policy.Compiled
+
+	clients     []grant.Client
+	delegations []grant.Delegation
+	signing     []keyring.Key // of tokens
+	keys        *jose.Set     // their public parts
+	directory   *grant.Directory
+	tokens      *token.World
 }
 
 func (w *world) init() {
 	w.now = &view{World: &snapshot.World{}}
-	w.newer = make(chan struct{})
+	w.newer, w.moved = make(chan struct{}), make(chan struct{})
 	w.values = map[string]store.KV{}
 }
 
@@ -67,7 +82,7 @@ func (w *world) unread() *unreadable {
 	return w.broken
 }
 
-func (w *world) publish(v *view, broken *unreadable) {
+func (w *world) publish(rev int64, v *view, broken *unreadable) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if v != nil {
@@ -76,23 +91,43 @@ func (w *world) publish(v *view, broken *unreadable) {
 	w.broken = broken
 	close(w.newer)
 	w.newer = make(chan struct{})
+	w.reachLocked(rev)
+}
+
+// reach notes a revision that changes nothing here.
+func (w *world) reach(rev int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reachLocked(rev)
+}
+
+func (w *world) reachLocked(rev int64) {
+	w.seen = rev
+	close(w.moved)
+	w.moved = make(chan struct{})
+}
+
+func (w *world) reached() (int64, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen, w.moved
 }
 
 // waitFor returns once revision rev is known here: a caller sees its own write, or hears that
 // it is written but nothing can come of it.
 func (w *world) waitFor(ctx context.Context, rev int64) error {
 	for {
-		v, newer := w.watch()
-		if v.Revision >= rev {
-			return nil
-		}
+		seen, moved := w.reached()
 		if b := w.unread(); b != nil && b.rev >= rev {
 			return fmt.Errorf("revision %d is stored but not in force: %w", rev, b.err)
+		}
+		if seen >= rev {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for revision %d: %w", rev, context.Cause(ctx))
-		case <-newer:
+		case <-moved:
 		}
 	}
 }
@@ -102,7 +137,9 @@ func (s *Server) follow(ctx context.Context) error {
 	reset := func(kvs []store.KV, rev int64) error {
 		clear(s.world.values)
 		for _, kv := range kvs {
-			s.world.values[kv.Key] = kv
+			if concerns(kv.Key) {
+				s.world.values[kv.Key] = kv
+			}
 		}
 		return s.rebuild(rev)
 	}
@@ -110,7 +147,14 @@ func (s *Server) follow(ctx context.Context) error {
 		if len(b.Events) == 0 {
 			return nil
 		}
+		if !slices.ContainsFunc(b.Events, func(e store.Event) bool { return concerns(e.KV.Key) }) {
+			s.world.reach(b.Rev)
+			return nil
+		}
 		for _, e := range b.Events {
+			if !concerns(e.KV.Key) {
+				continue
+			}
 			if e.Deleted {
 				delete(s.world.values, e.KV.Key)
 			} else {
@@ -122,19 +166,25 @@ func (s *Server) follow(ctx context.Context) error {
 	return store.Follow(ctx, s.o.Store, "", reset, apply)
 }
 
+// concerns says whether a key is of the world. What the token service writes for each request
+// is not: it would be decoded anew for every assertion that comes in.
+func concerns(key string) bool {
+	return !strings.HasPrefix(key, "token/") || strings.HasPrefix(key, tokenKeys)
+}
+
 // rebuild decodes what the store holds. What cannot be read keeps the last good world: an
 // error here must never make access wider (rule I). Without a last good one it ends the server.
 func (s *Server) rebuild(rev int64) error {
 	v, err := s.view(rev)
 	switch {
 	case err == nil:
-		s.world.publish(v, nil)
+		s.world.publish(rev, v, nil)
 		return nil
 	case s.world.load().Revision == 0:
 		return fmt.Errorf("reading what the store holds at revision %d: %w", rev, err)
 	}
 	s.o.Log.Error("the store holds what this server cannot read; the last good state stays in force", "revision", rev, "error", err)
-	s.world.publish(nil, &unreadable{rev, err})
+	s.world.publish(rev, nil, &unreadable{rev, err})
 	return nil
 }
 
@@ -163,16 +213,19 @@ func (s *Server) view(rev int64) (*view, error) {
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, SVIDTTL: s.o.SVIDTTL,
 		AllowAny: s.o.AllowAny, PolicyRevision: hex.EncodeToString(hash[:]),
 	}
-	sortWorld(w)
 	set := policy.Set{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
-		Policies: w.Policies, PeerAuth: w.PeerAuth, Revision: hash,
+		Policies: w.Policies, PeerAuth: w.PeerAuth, RequestAuth: w.ReqAuth, Revision: hash,
 	}
 	compiled, faults := policy.Compile(set)
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("compiling the policies: %v", faults[0])
 	}
 	v.compiled = compiled
+	if err := s.readTokens(v); err != nil {
+		return nil, err
+	}
+	sortWorld(w)
 	return v, nil
 }
 
@@ -185,7 +238,7 @@ func (s *Server) take(v *view, kv store.KV) error {
 			return err
 		}
 		v.records[kv.Key] = r
-		return addObject(v.World, r)
+		return addObject(v, r)
 	case strings.HasPrefix(kv.Key, registry.ServicePrefix):
 		svc, err := registry.DecodeService(kv)
 		if err != nil {
@@ -205,6 +258,25 @@ func (s *Server) take(v *view, kv store.KV) error {
 		}
 		v.nodes[n.Name] = n
 		v.World.Nodes[n.Name] = []string{"node:name:" + n.Name}
+	case strings.HasPrefix(kv.Key, tokenKeys):
+		k, err := keyring.Decode(keyring.Options{Sealer: s.o.Sealer, Prefix: tokenKeys, Name: nameOf}, kv)
+		if err != nil {
+			return err
+		}
+		v.signing = append(v.signing, k)
+	case strings.HasPrefix(kv.Key, jwks.Prefix):
+		k, err := jwks.Decode(kv)
+		if err != nil {
+			return err
+		}
+		set := snapshot.KeySet{Issuer: k.Source.Issuer, URI: k.Source.URI}
+		if good := k.Keys(time.Now()); good != nil { // a set that is too old goes: no key, no token
+			if set.Keys, err = good.MarshalJSON(); err != nil {
+				return err
+			}
+			set.Until = k.Until.Unix()
+		}
+		v.Keys = append(v.Keys, set)
 	case strings.HasPrefix(kv.Key, sealedSecrets):
 		b, err := s.openSecret(kv)
 		if err != nil {
@@ -215,7 +287,8 @@ func (s *Server) take(v *view, kv store.KV) error {
 	return nil
 }
 
-func addObject(w *snapshot.World, r catalog.Record) error {
+func addObject(v *view, r catalog.Record) error {
+	w := v.World
 	switch r.Kind {
 	case "AuthorizationPolicy":
 		p, err := resource.Policy(r.Object)
@@ -235,9 +308,30 @@ func addObject(w *snapshot.World, r catalog.Record) error {
 			return fmt.Errorf("reading %s: %w", r.ID(), err)
 		}
 		w.Entries = append(w.Entries, e)
+	case "RequestAuthentication":
+		return addTo(&w.ReqAuth, r, func(o resource.Object) (policy.RequestAuthentication, error) {
+			return resource.RequestAuthentication(o, r.First)
+		})
+	case "OAuthClient":
+		return addTo(&v.clients, r, resource.Client)
+	case "OAuthResource":
+		return addTo(&w.Audiences, r, resource.Audience)
+	case "TrustedIssuer":
+		return addTo(&w.Issuers, r, resource.Issuer)
+	case "DelegationPolicy":
+		return addTo(&v.delegations, r, resource.Delegation)
 	default:
 		return fmt.Errorf("%s is of a kind that this server does not know", r.ID())
 	}
+	return nil
+}
+
+func addTo[T any](list *[]T, r catalog.Record, read func(resource.Object) (T, error)) error {
+	x, err := read(r.Object)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", r.ID(), err)
+	}
+	*list = append(*list, x)
 	return nil
 }
 
@@ -249,5 +343,10 @@ func sortWorld(w *snapshot.World) {
 	slices.SortFunc(w.Policies, func(a, b policy.Policy) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
 	slices.SortFunc(w.PeerAuth, func(a, b policy.PeerAuthentication) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
 	slices.SortFunc(w.Services, func(a, b snapshot.Service) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
+	slices.SortFunc(w.ReqAuth, func(a, b policy.RequestAuthentication) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
+	slices.SortFunc(w.Audiences, func(a, b grant.Audience) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
+	slices.SortFunc(w.Issuers, func(a, b grant.Issuer) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
+	slices.SortFunc(w.Keys, func(a, b snapshot.KeySet) int { return byName(a.Issuer, a.URI, b.Issuer, b.URI) })
+	slices.SortFunc(w.Attach, func(a, b snapshot.Attach) int { return byName(a.ID, a.Service, b.ID, b.Service) })
 	slices.SortFunc(w.Instances, func(a, b snapshot.Instance) int { return byName(a.Node, a.ID, b.Node, b.ID) })
 }

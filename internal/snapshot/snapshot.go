@@ -14,10 +14,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"countersign.dev/internal/entry"
+	"countersign.dev/internal/grant"
 	"countersign.dev/internal/policy"
 )
 
@@ -42,7 +44,8 @@ type Service struct {
 	Namespace string   `json:"namespace"`
 	Name      string   `json:"name"`
 	Ports     []Port   `json:"ports,omitempty"`
-	Owners    []string `json:"owners,omitempty"` // SPIFFE IDs that may serve it; empty: R1 and R2 decide
+	Owners    []string `json:"owners,omitempty"`   // SPIFFE IDs that may serve it; empty: R1 and R2 decide
+	Audience  string   `json:"audience,omitempty"` // aud of tokens for it: the SPIFFE ID of its first owner
 }
 
 // Instance is one running copy of a workload (registry.md 9.3).
@@ -70,14 +73,49 @@ type World struct {
 	Revision  int64
 	Epoch     string
 	Mesh      Mesh
-	Entries   []entry.Entry               // sorted by namespace, name
-	Policies  []policy.Policy             // sorted by namespace, name
-	PeerAuth  []policy.PeerAuthentication // sorted by namespace, name
-	Bundles   map[string][]byte           // trust domain → SPIFFE bundle JSON
-	Services  []Service                   // sorted by namespace, name
-	Instances []Instance                  // sorted by node, id
-	Nodes     map[string][]string         // node → its selectors, "node:name:…" first
-	Secrets   map[string][]byte           // kind → value, opened
+	Entries   []entry.Entry                  // sorted by namespace, name
+	Policies  []policy.Policy                // sorted by namespace, name
+	PeerAuth  []policy.PeerAuthentication    // sorted by namespace, name
+	ReqAuth   []policy.RequestAuthentication // sorted by namespace, name
+	Tokens    *Tokens                        // nil: there is no token service
+	Audiences []grant.Audience               // sorted by namespace, name
+	Issuers   []grant.Issuer                 // sorted by name
+	Keys      []KeySet                       // sorted by issuer, URI
+	Attach    []Attach                       // sorted by ID, audience
+	Bundles   map[string][]byte              // trust domain → SPIFFE bundle JSON
+	Services  []Service                      // sorted by namespace, name
+	Instances []Instance                     // sorted by node, id
+	Nodes     map[string][]string            // node → its selectors, "node:name:…" first
+	Secrets   map[string][]byte              // kind → value, opened
+}
+
+// Tokens are the token service as verifiers know it.
+type Tokens struct {
+	Issuer string          `json:"issuer"`
+	Keys   json.RawMessage `json:"keys"` // JWKS: the next, the active and the previous key
+}
+
+// KeySet is a foreign key set that a server retrieved. Without Keys none was to be had, and
+// every token of it is refused.
+type KeySet struct {
+	Issuer string          `json:"issuer,omitempty"`
+	URI    string          `json:"uri,omitempty"` // empty: found by discovery of the issuer
+	Keys   json.RawMessage `json:"keys,omitempty"`
+	Until  int64           `json:"until,omitempty"` // Unix seconds: used no longer
+}
+
+// Attach is a token that a workload's calls to a service carry (tokens.md 15.4).
+type Attach struct {
+	ID       string   `json:"id"`      // SPIFFE ID of the caller, or a prefix ending in /*
+	Service  string   `json:"service"` // "ns/name"
+	Audience string   `json:"audience"`
+	Scopes   []string `json:"scopes,omitempty"`
+}
+
+// Matches reports whether id is the caller that a means.
+func (a Attach) Matches(id string) bool {
+	prefix, ok := strings.CutSuffix(a.ID, "*")
+	return a.ID == id || ok && strings.HasSuffix(prefix, "/") && strings.HasPrefix(id, prefix)
 }
 
 // Node is what one node must know, and no more.
@@ -89,6 +127,11 @@ type Node struct {
 	Selectors []string // of this node
 	Entries   []entry.Entry
 	Set       policy.Set
+	Tokens    *Tokens
+	Audiences []grant.Audience
+	Issuers   []grant.Issuer
+	Keys      []KeySet
+	Attach    []Attach
 	Bundles   map[string][]byte
 	Services  map[string]Service // by "ns/name"
 	Instances map[string]Instance
@@ -105,8 +148,9 @@ type nodeRecord struct {
 }
 
 type policies struct {
-	Policies []policy.Policy             `json:"policies,omitempty"`
-	PeerAuth []policy.PeerAuthentication `json:"peerAuth,omitempty"`
+	Policies []policy.Policy                `json:"policies,omitempty"`
+	PeerAuth []policy.PeerAuthentication    `json:"peerAuth,omitempty"`
+	ReqAuth  []policy.RequestAuthentication `json:"requestAuth,omitempty"`
 }
 
 // Of gives the resources that node may know of w. It is a pure function.
@@ -146,6 +190,9 @@ func Of(w *World, node string) (Resources, error) {
 	for _, p := range w.PeerAuth {
 		in(p.Namespace).PeerAuth = append(in(p.Namespace).PeerAuth, p)
 	}
+	for _, p := range w.ReqAuth {
+		in(p.Namespace).ReqAuth = append(in(p.Namespace).ReqAuth, p)
+	}
 	for ns, set := range byNS {
 		if err := put("policies/"+ns, set); err != nil {
 			return nil, err
@@ -161,6 +208,9 @@ func Of(w *World, node string) (Resources, error) {
 			return nil, err
 		}
 	}
+	if err := putTokens(w, own.Entries, put); err != nil {
+		return nil, err
+	}
 	for td, b := range w.Bundles {
 		r["bundle/"+td] = b
 	}
@@ -170,6 +220,47 @@ func Of(w *World, node string) (Resources, error) {
 		}
 	}
 	return r, nil
+}
+
+// putTokens gives what verifiers must know of tokens, and the tokens that callers on this node
+// carry.
+func putTokens(w *World, entries []entry.Entry, put func(string, any) error) error {
+	if w.Tokens != nil {
+		if err := put("tokens", w.Tokens); err != nil {
+			return err
+		}
+	}
+	for _, a := range w.Audiences {
+		if err := put("audience/"+a.Namespace+"/"+a.Name, a); err != nil {
+			return err
+		}
+	}
+	for _, i := range w.Issuers {
+		if err := put("issuer/"+i.Name, i); err != nil {
+			return err
+		}
+	}
+	for i, k := range w.Keys {
+		if err := put("keys/"+strconv.Itoa(i), k); err != nil {
+			return err
+		}
+	}
+	ids := map[string]bool{}
+	for _, e := range entries {
+		ids["spiffe://"+w.Mesh.TrustDomain+"/ns/"+e.Namespace+"/sa/"+e.ServiceAccount] = true
+	}
+	for i, a := range w.Attach {
+		for id := range ids {
+			if !a.Matches(id) {
+				continue
+			}
+			if err := put("attach/"+strconv.Itoa(i), a); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	return nil
 }
 
 // Frame carries a node from revision From to revision To. From 0 means "this is all of it".
@@ -268,6 +359,18 @@ func (n *Node) take(key string, b []byte) error {
 		}
 		n.Set.Policies = append(n.Set.Policies, set.Policies...)
 		n.Set.PeerAuth = append(n.Set.PeerAuth, set.PeerAuth...)
+		n.Set.RequestAuth = append(n.Set.RequestAuth, set.ReqAuth...)
+	case "tokens":
+		n.Tokens = &Tokens{}
+		return json.Unmarshal(b, n.Tokens)
+	case "audience":
+		return add(&n.Audiences, b)
+	case "issuer":
+		return add(&n.Issuers, b)
+	case "keys":
+		return add(&n.Keys, b)
+	case "attach":
+		return add(&n.Attach, b)
 	case "service":
 		var s Service
 		if err := json.Unmarshal(b, &s); err != nil {
@@ -291,5 +394,15 @@ func (n *Node) take(key string, b []byte) error {
 	default:
 		return fmt.Errorf("unknown kind %q", kind)
 	}
+	return nil
+}
+
+// add decodes one more element of a list.
+func add[T any](list *[]T, b []byte) error {
+	var v T
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	*list = append(*list, v)
 	return nil
 }

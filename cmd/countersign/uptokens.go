@@ -1,0 +1,35 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"countersign.dev/internal/admin"
+	"countersign.dev/internal/resource"
+	"countersign.dev/internal/server"
+)
+
+// tokenOptions are the settings of the token service, with the files they name read.
+func tokenOptions(c resource.TokenConfig) (server.TokenOptions, error) {
+	o := server.TokenOptions{Issuer: c.Issuer, KeyPeriod: c.KeyPeriod, NoImplicit: c.NoImplicit, FetchAllow: c.FetchAllow}
+	if c.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.tls: %s", reason(err)), Hints: []string{"token.tls names a PEM certificate and its key"}}
+		}
+		o.Cert = &cert
+	}
+	if c.FetchRoots != "" {
+		pem, err := os.ReadFile(c.FetchRoots)
+		if err != nil {
+			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.fetchRoots: %s", reason(err))}
+		}
+		o.FetchRoots = x509.NewCertPool()
+		if !o.FetchRoots.AppendCertsFromPEM(pem) {
+			return o, &admin.Problem{Code: "config", Message: "reading token.fetchRoots: no certificate in " + c.FetchRoots, Hints: []string{"it holds PEM certificates"}}
+		}
+	}
+	return o, nil
+}

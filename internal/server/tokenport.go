@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Bounds of a token port. Strangers have places of their own, so that they cannot take those of
+// clients that showed a certificate.
+const (
+	portHandshakes = 256 // under way; one more ends the oldest
+	portStrangers  = 512 // connections that showed no certificate
+	portClients    = 4096
+	portGreeting   = 5 * time.Second
+	portHead       = 10 * time.Second
+	portWhole      = 30 * time.Second // of a request with its body
+	portIdle       = 60 * time.Second
+	portHeadSize   = 16 << 10
+)
+
+// serveTLS answers on ln until ctx ends.
+func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Handler, log *slog.Logger) error {
+	p := &port{ln: ln, cfg: cfg, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]bool{}}
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
+		MaxHeaderBytes: portHeadSize, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ConnState: func(c net.Conn, to http.ConnState) {
+			if to == http.StateClosed || to == http.StateHijacked {
+				p.forget(c)
+			}
+		},
+	}
+	var greeting sync.WaitGroup
+	greeting.Go(func() { p.accept(ctx, log) })
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), portGrace)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			srv.Close()
+		}
+	})
+	defer stop()
+	err := srv.Serve(p)
+	p.Close()
+	greeting.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// portGrace is how long requests under way have to end.
+const portGrace = 2 * time.Second
+
+// port is a listener of connections whose handshake is done.
+type port struct {
+	ln     net.Listener
+	cfg    *tls.Config
+	ready  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	hands  sync.WaitGroup
+
+	mu        sync.Mutex        // guards the rest; held for a look-up
+	greeting  []net.Conn        // oldest first
+	open      map[net.Conn]bool // connections that are served; true: of a client
+	strangers int
+	clients   int
+}
+
+func (p *port) accept(ctx context.Context, log *slog.Logger) {
+	defer p.hands.Wait()
+	wait := 5 * time.Millisecond
+	for {
+		c, err := p.ln.Accept()
+		if err != nil {
+			select {
+			case <-p.closed:
+				return
+			default:
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			log.Warn("accepting a connection", "error", err)
+			select {
+			case <-p.closed:
+				return
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, time.Second)
+			continue
+		}
+		wait = 5 * time.Millisecond
+		p.enter(c)
+		p.hands.Go(func() { p.greet(ctx, c) })
+	}
+}
+
+// enter lists a connection among those in handshake; one too many ends the oldest, so that a
+// flood starves nobody but itself.
+func (p *port) enter(c net.Conn) {
+	p.mu.Lock()
+	p.greeting = append(p.greeting, c)
+	var oldest net.Conn
+	if len(p.greeting) > portHandshakes {
+		oldest, p.greeting = p.greeting[0], p.greeting[1:]
+	}
+	p.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+}
+
+func (p *port) leave(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, other := range p.greeting {
+		if other == c {
+			p.greeting = append(p.greeting[:i], p.greeting[i+1:]...)
+			return
+		}
+	}
+}
+
+func (p *port) greet(ctx context.Context, c net.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, portGreeting)
+	defer cancel()
+	conn := tls.Server(c, p.cfg)
+	err := conn.HandshakeContext(ctx)
+	p.leave(c)
+	if err != nil || !p.admit(conn) {
+		c.Close()
+		return
+	}
+	select {
+	case p.ready <- conn: // bare, for net/http knows TLS by its type
+	case <-p.closed:
+		p.forget(conn)
+		c.Close()
+	}
+}
+
+// admit counts a connection among strangers or clients, if there is room.
+func (p *port) admit(c *tls.Conn) bool {
+	client := len(c.ConnectionState().PeerCertificates) > 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, most := &p.strangers, portStrangers
+	if client {
+		n, most = &p.clients, portClients
+	}
+	if *n >= most {
+		return false
+	}
+	*n++
+	p.open[c] = client
+	return true
+}
+
+func (p *port) forget(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	client, ok := p.open[c]
+	switch {
+	case !ok:
+		return
+	case client:
+		p.clients--
+	default:
+		p.strangers--
+	}
+	delete(p.open, c)
+}
+
+// Accept gives the next connection that is ready.
+func (p *port) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.ready:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends the listener.
+func (p *port) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return p.ln.Close()
+}
+
+// Addr is where it listens.
+func (p *port) Addr() net.Addr { return p.ln.Addr() }
