@@ -33,7 +33,12 @@ type fold struct {
 
 // absorb says whether the record was counted instead of kept.
 func (f *folds) absorb(rec *Record) bool {
-	if rec.PeerID != "" || !rec.SrcIP.IsValid() || rec.Layer != LayerTLS && rec.Layer != LayerHTTP {
+	if rec.PeerID != "" || !rec.SrcIP.IsValid() {
+		return false
+	}
+	switch rec.Layer {
+	case LayerTLS, LayerHTTP, LayerToken, LayerIssue, LayerLimit:
+	default:
 		return false
 	}
 	key := foldKey{prefix(rec.SrcIP), rec.Kind, rec.Side, rec.DstID, rec.Layer, rec.Reason}

@@ -693,3 +693,52 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	}
 }
+
+// What Write returned for is in the file, though nothing was synced and Run does not run.
+func TestWriteIsInTheFile(t *testing.T) {
+	dir, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	r, err := Open(Options{Dir: dir, Node: "spiffe://td/ns/countersign/sa/server-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for i := range 3 {
+		rec := &Record{Kind: KindIssue, Decision: Allow, Layer: LayerIssue, Subject: &Subject{JTI: fmt.Sprintf("id-%d", i)}}
+		if err := r.Write(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+		var text []byte
+		for _, name := range segmentNames(t, dir) {
+			b, err := dir.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, b...)
+		}
+		if want := fmt.Sprintf(`"jti":"id-%d"`, i); !strings.Contains(string(text), want) {
+			t.Fatalf("record %d is not in the file when Write has returned", i)
+		}
+	}
+	r.Close()
+	if err := r.Write(t.Context(), &Record{Kind: KindIssue}); !errors.Is(err, ErrClosed) {
+		t.Errorf("Write after Close: %v", err)
+	}
+}
+
+func segmentNames(t *testing.T, dir *os.Root) []string {
+	t.Helper()
+	d, err := dir.Open(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
