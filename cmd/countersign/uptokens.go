@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/resource"
@@ -13,7 +15,9 @@ import (
 
 // tokenOptions are the settings of the token service, with the files they name read.
 func tokenOptions(c resource.TokenConfig) (server.TokenOptions, error) {
-	o := server.TokenOptions{Issuer: c.Issuer, KeyPeriod: c.KeyPeriod, NoImplicit: c.NoImplicit, FetchAllow: c.FetchAllow}
+	o := server.TokenOptions{Issuer: c.Issuer, KeyPeriod: c.KeyPeriod, NoImplicit: c.NoImplicit}
+	// up listens on loopback, and an identity provider on the laptop may too (tokens.md 10.4).
+	o.FetchAllow = append(slices.Clone(c.FetchAllow), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	if c.Cert != "" {
 		cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 		if err != nil {

@@ -55,6 +55,9 @@ func Explain(w *Why, a Asked) {
 			w.Lines = append(w.Lines, "no rule allows it. nearest:")
 		}
 		w.Hint = suggest(a)
+		if wantsToken(e.Nearest) && a.From != "" { // allowing it without would be more than was meant
+			w.Hint = "countersign run " + a.From + " -- countersign token exchange --audience " + a.To + " < TOKEN"
+		}
 	case policy.ReasonAllowRule:
 		w.Lines = append(w.Lines, "allowed by "+ruleName(e.Verdict.Policy, e.Verdict.Rule)+placeText(w.Place))
 	default:
@@ -62,6 +65,19 @@ func Explain(w *Why, a Asked) {
 			w.Lines = append(w.Lines, "allowed: no ALLOW policy selects "+a.To)
 		}
 	}
+}
+
+// wantsToken reports that the nearest rule misses nothing but what a token would say.
+func wantsToken(nearest []policy.Miss) bool {
+	if len(nearest) == 0 || len(nearest[0].Fields) == 0 {
+		return false
+	}
+	for _, f := range nearest[0].Fields {
+		if !strings.HasPrefix(f.Field, "claim ") && !strings.HasPrefix(f.Field, "request ") && f.Field != "actor" && f.Field != "audience" {
+			return false
+		}
+	}
+	return true
 }
 
 func missOf(m policy.Miss) Miss {

@@ -27,7 +27,7 @@ func (d *Directory) addClients(f *faults, clients []Client) []*Client {
 		if d.clients[c.ClientID] == nil {
 			d.clients[c.ClientID] = c
 		}
-		// Of several records of one identity the one that has no other name for it counts.
+		// Of several records of one identity that counts which has no other name for it, else the first.
 		id := strings.TrimSuffix(c.SPIFFEID, "*")
 		if first := d.identities[id]; first == nil || first.ClientID != id && c.ClientID == id {
 			d.identities[id] = c

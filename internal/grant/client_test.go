@@ -115,13 +115,18 @@ func TestClientByRecord(t *testing.T) {
 	}
 }
 
-// Of several records of one identity that one counts which has no other name for it.
+// Of several records of one identity that one counts which has no other name for it,
+// else the first.
 func TestClientTwoRecords(t *testing.T) {
 	d := directory(t, func(o *grant.Objects) {
-		o.Clients = append(o.Clients, grant.Client{Namespace: "shop", Name: "a", ClientID: "a", SPIFFEID: web, Auth: grant.AuthSPIFFE})
+		for _, c := range [][2]string{{"a", web}, {"c", bare}, {"b", bare}} {
+			o.Clients = append(o.Clients, grant.Client{Namespace: "shop", Name: c[0], ClientID: c[0], SPIFFEID: c[1], Auth: grant.AuthSPIFFE})
+		}
 	})
-	if c := d.ClientFor(web, web); c == nil || c.Name != "web" {
-		t.Errorf("got %+v", c)
+	for id, want := range map[string]string{web: "web", bare: "b"} {
+		if c := d.ClientFor(id, id); c == nil || c.Name != want {
+			t.Errorf("%s: got %+v, want %s", id, c, want)
+		}
 	}
 	if c := d.ClientFor("a", web); c == nil || c.Name != "a" {
 		t.Errorf("got %+v", c)

@@ -58,11 +58,19 @@ func TestM3WrongAnswers(t *testing.T) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = w.Write(zipped.Bytes())
 		}, faultEncoding},
-		"redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL+"/"+canary, http.StatusFound) }, faultRedirect},
-		"redirect to http":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://"+r.Host+"/"+canary, http.StatusFound) }, faultRedirect},
-		"redirect to file":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) }, faultRedirect},
-		"redirect with user": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://a:b@"+r.Host+"/", http.StatusFound) }, faultRedirect},
-		"redirect for ever":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, faultRedirect},
+		"redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL+"/"+canary, http.StatusFound)
+		}, faultRedirect},
+		"redirect to http": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://"+r.Host+"/"+canary, http.StatusFound)
+		}, faultRedirect},
+		"redirect to file": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}, faultRedirect},
+		"redirect with user": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://a:b@"+r.Host+"/", http.StatusFound)
+		}, faultRedirect},
+		"redirect for ever": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, faultRedirect},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProvider(t, test.answer)

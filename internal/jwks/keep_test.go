@@ -25,12 +25,14 @@ func keeper(st store.Store, p *provider, c *clock) (*Keeper, Source) {
 func TestM3LastGoodSet(t *testing.T) {
 	good, ids := keySet(t, 2)
 	for name, answer := range map[string]http.HandlerFunc{
-		"slow":        func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"HTML":        serve([]byte("<html>" + canary)),
-		"no keys":     serve([]byte(`{"keys":[]}`)),
-		"error":       func(w http.ResponseWriter, _ *http.Request) { http.Error(w, canary, http.StatusServiceUnavailable) },
-		"redirecting": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://127.0.0.1:1/"+canary, http.StatusFound) },
-		"gone":        nil,
+		"slow":    func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"HTML":    serve([]byte("<html>" + canary)),
+		"no keys": serve([]byte(`{"keys":[]}`)),
+		"error":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, canary, http.StatusServiceUnavailable) },
+		"redirecting": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://127.0.0.1:1/"+canary, http.StatusFound)
+		},
+		"gone": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			st, c := newStore(t), newClock()

@@ -147,7 +147,7 @@ func (n *Node) explainPolicy(w *admin.Why, rec *audit.Record, from, to string) {
 	decision, layer, reason := w.Decision, w.Layer, w.Reason
 	request, whole := n.proxy.Asked(rec.ID)
 	if !whole {
-		request = policy.Request{Method: rec.Method, Host: rec.Host, Path: rec.Path, Wide: h1.Wide(rec.Path)}
+		request = policy.Request{Method: rec.Method, Host: rec.Host, Path: rec.Path, Wide: h1.Wide(rec.Path), Scheme: "https"}
 	}
 	admin.Explain(w, admin.Asked{
 		Set: s.Set, Compiled: s.compiled, Dest: dest, Conn: conn, From: from, To: to, Request: request,

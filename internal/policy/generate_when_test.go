@@ -18,9 +18,8 @@ var (
 		[]any{}, []any{"user", "admin"}, []any{"", 3.0, nil}, []any{"x\ny", "admin"}, []any{[]any{"admin"}},
 		map[string]any{"roles": []any{"admin"}, "a.b": "user"}, map[string]any{"roles": map[string]any{"deep": "admin"}},
 	}
-	poolTextPats   = []string{"*", "admin", "user", "a*", "*n", "orders:*", "3", "true", "**", "a b", "u1", "*b", ""}
-	poolClaimNames = []string{"role", "realm", "scope", "aud", "iss", "sub"}
-	poolKeys       = []string{
+	poolTextPats = []string{"*", "admin", "user", "a*", "*n", "orders:*", "3", "true", "**", "a b", "u1", "*b", ""}
+	poolKeys     = []string{
 		"source.namespace", "source.serviceAccount", "source.principal", "destination.port",
 		"request.auth.principal", "request.auth.audiences", "request.auth.presenter", "request.auth.actors",
 		"request.auth.claims[role]", "request.auth.claims[scope]", "request.auth.claims[realm][roles]", "request.auth.claims[realm.roles]",
@@ -116,8 +115,10 @@ func (m maker) describe(r *Request) {
 		r.Token = m.card()
 	}
 	header := http.Header{}
-	for range m.IntN(5) {
-		header.Add(pick(m, poolHeaderNames), pick(m, poolLines))
+	for range m.IntN(4) {
+		for name := pick(m, poolHeaderNames); m.IntN(2) == 0 || header[name] == nil; {
+			header.Add(name, pick(m, poolLines))
+		}
 	}
 	r.Header = header
 	r.Scheme = pick(m, []string{"http", "https"})

@@ -1,6 +1,7 @@
 // Package policy decides which calls are allowed: Istio's AuthorizationPolicy and
 // PeerAuthentication as plain values, compiled once per revision, bound once per
-// connection, decided once per request.
+// connection, decided once per request. Of RequestAuthentication it says which rules a
+// workload has; tokens are verified elsewhere.
 //
 // Its words: a Set is everything applied at one revision; Compile turns it into a
 // Compiled; For picks the Program of one destination workload; Bind fixes what the

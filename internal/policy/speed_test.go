@@ -162,3 +162,30 @@ func BenchmarkExplain(b *testing.B) {
 		p.Explain(c, q)
 	}
 }
+
+// Fields are kept only where a rule that is left at the connection looks at one.
+func TestReadsHeader(t *testing.T) {
+	get := asked{id: as("shop/web")}
+	for _, c := range []struct {
+		rule Rule
+		want bool
+	}{
+		{methods("GET"), false},
+		{tokens("*"), false},
+		{claim("role", "x"), false},
+		{on("request.auth.principal", "*"), false},
+		{on("source.namespace", "shop"), false},
+		{header("x-tier", "x"), true},
+		{header("not x-request-id", "x"), true},
+		{header(":scheme", "https"), true},
+		{Rule{From: []Source{{Namespaces: []string{"crm"}}}, When: header("x-tier", "x").When}, false},
+	} {
+		for _, p := range []Policy{allow(c.rule), deny(c.rule)} {
+			compiled, _ := Compile(Set{TrustDomain: "prod.example", Policies: []Policy{p}})
+			b := compiled.For(shopAPI).Bind(get.conn())
+			if got := b.ReadsHeader(); got != c.want {
+				t.Errorf("%s %+v: got %v", p.Action, c.rule, got)
+			}
+		}
+	}
+}

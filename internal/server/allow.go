@@ -235,6 +235,9 @@ func sayGrant(g policy.Grant) string {
 	if ports := list(g.Ports, g.NotPorts); ports != "" {
 		words += " on port " + ports
 	}
+	if len(g.If) > 0 {
+		words += " if " + strings.Join(g.If, " and ")
+	}
 	return words
 }
 

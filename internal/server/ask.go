@@ -65,7 +65,7 @@ func (s *Server) why(_ context.Context, r admin.WhyRequest) (admin.Why, error) {
 	admin.Explain(&w, admin.Asked{
 		Set: v.set(), Compiled: v.compiled, Dest: dest,
 		Conn:    policy.Conn{Peer: &peer, Port: port, HTTP: true},
-		Request: policy.Request{Method: w.Call.Method, Host: host, Path: path, Wide: h1.Wide(path)},
+		Request: policy.Request{Method: w.Call.Method, Host: host, Path: path, Wide: h1.Wide(path), Scheme: "https"},
 		From:    w.Call.From, To: w.Call.To,
 	})
 	return w, nil

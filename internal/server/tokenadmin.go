@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -394,51 +395,54 @@ func (s *Server) endTokens(ctx context.Context, known map[string]catalog.Record,
 		return nil
 	}
 	for _, ch := range changes {
-		id, drop, err := s.endedClient(known, ch)
+		ids, err := s.endedClients(known, ch)
 		if err != nil {
 			return err
 		}
-		if id == "" {
-			continue
-		}
-		if _, err := s.revoke(ctx, revocation.Entry{Kind: revocation.ByClient, Val: id}); err != nil {
-			return fmt.Errorf("the objects are changed, but tokens of %q were not revoked: %w", id, err)
-		}
-		if drop {
-			if err := s.tokens.service.DropClient(ctx, id); err != nil {
-				return err
+		for _, id := range ids {
+			if _, err := s.revoke(ctx, revocation.Entry{Kind: revocation.ByClient, Val: id}); err != nil {
+				return fmt.Errorf("the objects are changed, but tokens of %q were not revoked: %w", id, err)
+			}
+			if ch.Remove {
+				if err := s.tokens.service.DropClient(ctx, id); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
 }
 
-// endedClient is the client_id whose tokens a change ends, and whether its secrets go too.
-func (s *Server) endedClient(known map[string]catalog.Record, ch catalog.Change) (id string, drop bool, err error) {
+// endedClients are the clients whose tokens a change ends: by client_id, and as actors by
+// SPIFFE ID where that is one.
+func (s *Server) endedClients(known map[string]catalog.Record, ch catalog.Change) ([]string, error) {
 	o := ch.Object
 	switch {
 	case o.Kind == "OAuthClient":
 		c, err := resource.Client(o)
 		if err != nil {
-			return "", false, err
+			return nil, err
 		}
-		was, had := known[catalog.Key(o.Kind, o.Namespace, o.Name)]
-		switch {
-		case ch.Remove:
-			return c.ClientID, true, nil
-		case c.Disabled && had:
-			before, err := resource.Client(was.Object)
-			if err != nil || before.Disabled {
-				return "", false, err
+		if !ch.Remove {
+			was, had := known[catalog.Key(o.Kind, o.Namespace, o.Name)]
+			if !c.Disabled || !had {
+				return nil, nil
 			}
-			return c.ClientID, false, nil
+			if before, err := resource.Client(was.Object); err != nil || before.Disabled {
+				return nil, err
+			}
 		}
+		ids := []string{c.ClientID}
+		if c.SPIFFEID != "" && c.SPIFFEID != c.ClientID && !strings.HasSuffix(c.SPIFFEID, "*") {
+			ids = append(ids, c.SPIFFEID)
+		}
+		return ids, nil
 	case o.Kind == "Workload" && ch.Remove:
 		e, err := resource.Entry(o, 0, 0)
 		if err != nil {
-			return "", false, err
+			return nil, err
 		}
-		return workloadID(s.td, e), false, nil
+		return []string{workloadID(s.td, e)}, nil
 	}
-	return "", false, nil
+	return nil, nil
 }

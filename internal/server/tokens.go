@@ -133,7 +133,7 @@ func (s *Server) openTokens(ctx context.Context, l Listeners) (*tokens, error) {
 		Issuer: t.issuer, MTLS: t.mtlsURL, TrustDomain: s.td,
 		World: func() *token.World { return s.world.load().tokens }, Signer: t.active, Keys: t.publicKeys,
 		Revoked: t.ledger.Log(), Store: s.o.Store, Records: t.recorder, Now: time.Now, Log: s.o.Log,
-		Pseudonyms: s.pseudonymKey,
+		Pseudonyms: s.pseudonymKey, Missed: func(i *grant.Issuer) { t.keeper.Miss(jwks.Source{Issuer: i.Issuer, URI: i.JWKSURI}) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the token service: %w", err)

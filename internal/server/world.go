@@ -267,14 +267,12 @@ func (s *Server) take(v *view, kv store.KV) error {
 	case strings.HasPrefix(kv.Key, jwks.Prefix):
 		k, err := jwks.Decode(kv)
 		if err != nil {
-			return err
+			s.o.Log.Error("a foreign key set cannot be read: its tokens are refused", "error", err)
+			return nil
 		}
 		set := snapshot.KeySet{Issuer: k.Source.Issuer, URI: k.Source.URI}
-		if good := k.Keys(time.Now()); good != nil { // a set that is too old goes: no key, no token
-			if set.Keys, err = good.MarshalJSON(); err != nil {
-				return err
-			}
-			set.Until = k.Until.Unix()
+		if time.Now().Before(k.Until) { // a set that is too old goes: no key, no token
+			set.Keys, set.Until = k.JWKS, k.Until.Unix()
 		}
 		v.Keys = append(v.Keys, set)
 	case strings.HasPrefix(kv.Key, sealedSecrets):

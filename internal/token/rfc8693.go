@@ -109,7 +109,7 @@ func (s *Service) subjectOf(c *caller, f *form) (*issue, *jose.Token, *fault) {
 	i := &issue{
 		subject: t.Subject(), actors: t.Actors(), scopes: t.Scopes(), until: time.Unix(t.Expires(), 0),
 		rti: cmp.Or(t.Root(), t.ID()), sid: t.SessionID(), oat: originOf(c.world, t), ocid: cmp.Or(t.Origin(), t.ClientID()),
-		anc: append([]string{t.ID()}, t.Ancestors()...), parent: t.ID(),
+		anc: append([]string{t.ID()}, t.Ancestors()...), parent: t.ID(), issued: t.Issued(),
 	}
 	i.oiss, i.osub = t.Upstream()
 	i.claims = t.Values()
@@ -246,6 +246,9 @@ func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *f
 	}
 	t, err := foreignCheck(issuer, c.world.Foreign[iss]).Verify(c.now, raw)
 	if err != nil {
+		if why(err) == jose.KeyID && s.o.Missed != nil {
+			s.o.Missed(issuer)
+		}
 		return no(why(err))
 	}
 	name, okName := textClaim(t, cmp.Or(issuer.SubjectClaim, "sub"))
@@ -256,6 +259,7 @@ func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *f
 	i := &issue{
 		subject: issuer.Name + ":" + name, scopes: t.Scopes(), until: time.Unix(t.Expires(), 0),
 		oat: "jwt", ocid: c.client.ClientID, oiss: iss, osub: t.Subject(), claims: carriedFrom(issuer, t),
+		issued: t.Issued(),
 	}
 	if sid != "" {
 		i.sid = issuer.Name + ":" + sid

@@ -46,8 +46,10 @@ type Options struct {
 	Records     Recorder // the file of issued tokens
 	// Pseudonyms is the key under which people stand in records (audit.Pseudonym); nil: as p1: alone.
 	Pseudonyms func() []byte
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Missed hears that a subject token names a key its issuer's set does not hold; never blocks.
+	Missed func(*grant.Issuer)
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Recorder writes records; *audit.Recorder is one.
