@@ -215,6 +215,8 @@ func writeJSON(b *bytes.Buffer, v any, canonical bool) error {
 			}
 		}
 		b.WriteByte('}')
+	default:
+		return fmt.Errorf("writing JSON: a %T has no form here", v)
 	}
 	return nil
 }

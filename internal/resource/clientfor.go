@@ -1,6 +1,9 @@
 package resource
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // ClientSpec is what `client create` says of a client.
 type ClientSpec struct {
@@ -26,21 +29,23 @@ func ClientFor(c ClientSpec) ([]byte, error) {
 		spec = append(spec, pair{"spiffeId", c.SPIFFEID})
 	}
 	if c.JWKS != "" {
+		dec := json.NewDecoder(strings.NewReader(c.JWKS))
+		dec.UseNumber()
 		var keys any
-		if err := json.Unmarshal([]byte(c.JWKS), &keys); err != nil {
+		if err := dec.Decode(&keys); err != nil {
 			return nil, err
 		}
-		spec = append(spec, pair{"jwks", keys})
+		spec = append(spec, pair{"jwks", arrange(nil, keys)})
 	}
 	var targets []any
 	for _, a := range c.Audiences {
-		t := map[string]any{"audience": a}
+		t := ordered{{"audience", a}}
 		if len(c.Scopes) > 0 {
 			var scopes []any
 			for _, s := range c.Scopes {
 				scopes = append(scopes, s)
 			}
-			t["scopes"], t["defaultScopes"] = scopes, scopes
+			t = append(t, pair{"scopes", scopes}, pair{"defaultScopes", scopes})
 		}
 		targets = append(targets, t)
 	}

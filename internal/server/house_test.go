@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,6 +67,7 @@ type running struct {
 	t     *testing.T
 	nodes *memnet.Listener
 	admin *admin.Client
+	ports [2]net.Listener // of tokens: public, mTLS
 	stop  func() error
 }
 
@@ -90,9 +92,16 @@ func (p *place) serve(s *Server) (*running, error) {
 		p.t.Fatal(err)
 	}
 	r := &running{Server: s, t: p.t, nodes: memnet.Listen("server"), admin: admin.NewClient(path, func(uint32) error { return nil })}
+	for i := range r.ports {
+		if r.ports[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- s.Run(ctx, Listeners{Nodes: r.nodes, Admin: ln}, func() { close(ready) }) }()
+	go func() {
+		done <- s.Run(ctx, Listeners{Nodes: r.nodes, Admin: ln, Tokens: r.ports[0], TokensMTLS: r.ports[1]}, func() { close(ready) })
+	}()
 	stopped := false
 	r.stop = func() error {
 		if stopped {

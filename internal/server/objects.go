@@ -237,7 +237,7 @@ func (s *Server) consented(verb string, known, then map[string]catalog.Record, c
 	var faults []resource.Fault
 	for _, f := range s.grantFaults(now) {
 		id := f.Kind + "/" + f.Namespace + "/" + f.Name
-		if old[f] || f.Code == noConsent && !written[id] {
+		if old[f] || f.Code == noConsent && !written[id] && strings.HasPrefix(f.Field, "spec.targets") {
 			continue
 		}
 		at := then[catalog.Key(f.Kind, f.Namespace, f.Name)].Places

@@ -11,12 +11,13 @@ import (
 	"time"
 )
 
-// Bounds of a token port. Strangers have places of their own, so that they cannot take those of
-// clients that showed a certificate.
+// Bounds of a token port. Who showed a certificate has places of his own; in each kind one
+// connection too many ends the one that has done nothing for longest, so that whoever holds
+// places in store keeps nobody out (sec-limits-no-lockout).
 const (
-	portHandshakes = 256 // under way; one more ends the oldest
-	portStrangers  = 512 // connections that showed no certificate
-	portClients    = 4096
+	portHandshakes = 256  // under way
+	portStrangers  = 512  // that showed no certificate
+	portClients    = 4096 // that showed one
 	portGreeting   = 5 * time.Second
 	portHead       = 10 * time.Second
 	portWhole      = 30 * time.Second // of a request with its body
@@ -26,7 +27,7 @@ const (
 
 // serveTLS answers on ln until ctx ends.
 func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Handler, log *slog.Logger) error {
-	p := &port{ln: ln, cfg: cfg, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]bool{}}
+	p := &port{ln: ln, cfg: cfg, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]*guest{}}
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
 		MaxHeaderBytes: portHeadSize, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -34,6 +35,8 @@ func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Hand
 		ConnState: func(c net.Conn, to http.ConnState) {
 			if to == http.StateClosed || to == http.StateHijacked {
 				p.forget(c)
+			} else {
+				p.moved(c)
 			}
 		},
 	}
@@ -68,11 +71,17 @@ type port struct {
 	once   sync.Once
 	hands  sync.WaitGroup
 
-	mu        sync.Mutex        // guards the rest; held for a look-up
-	greeting  []net.Conn        // oldest first
-	open      map[net.Conn]bool // connections that are served; true: of a client
+	mu        sync.Mutex // guards the rest; held for a look-up
+	greeting  []net.Conn // oldest first
+	open      map[net.Conn]*guest
 	strangers int
 	clients   int
+}
+
+// guest is a connection that is served.
+type guest struct {
+	client bool
+	since  time.Time // when it last began or ended a request
 }
 
 func (p *port) accept(ctx context.Context, log *slog.Logger) {
@@ -136,10 +145,11 @@ func (p *port) greet(ctx context.Context, c net.Conn) {
 	conn := tls.Server(c, p.cfg)
 	err := conn.HandshakeContext(ctx)
 	p.leave(c)
-	if err != nil || !p.admit(conn) {
+	if err != nil {
 		c.Close()
 		return
 	}
+	p.admit(conn)
 	select {
 	case p.ready <- conn: // bare, for net/http knows TLS by its type
 	case <-p.closed:
@@ -148,31 +158,47 @@ func (p *port) greet(ctx context.Context, c net.Conn) {
 	}
 }
 
-// admit counts a connection among strangers or clients, if there is room.
-func (p *port) admit(c *tls.Conn) bool {
+// admit takes a connection in; the one that did nothing for longest goes if there are too many.
+func (p *port) admit(c *tls.Conn) {
 	client := len(c.ConnectionState().PeerCertificates) > 0
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	n, most := &p.strangers, portStrangers
 	if client {
 		n, most = &p.clients, portClients
 	}
+	var oldest net.Conn
 	if *n >= most {
-		return false
+		for other, g := range p.open {
+			if g.client == client && (oldest == nil || g.since.Before(p.open[oldest].since)) {
+				oldest = other
+			}
+		}
+		delete(p.open, oldest)
+		*n--
 	}
 	*n++
-	p.open[c] = client
-	return true
+	p.open[c] = &guest{client: client, since: time.Now()}
+	p.mu.Unlock()
+	if oldest != nil {
+		oldest.(*tls.Conn).NetConn().Close() // without a word: a close_notify could wait for it
+	}
+}
+
+func (p *port) moved(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.open[c]; g != nil {
+		g.since = time.Now()
+	}
 }
 
 func (p *port) forget(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	client, ok := p.open[c]
-	switch {
-	case !ok:
+	switch g := p.open[c]; {
+	case g == nil:
 		return
-	case client:
+	case g.client:
 		p.clients--
 	default:
 		p.strangers--
