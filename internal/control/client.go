@@ -105,8 +105,9 @@ type ClientOptions struct {
 	// anew what runs here.
 	Attached func(context.Context)
 	// Revoked puts a part of the log of revoked tokens in force before it returns; with all it
-	// replaces what was there. An empty part is a beat. Nil: the log is not followed.
-	Revoked func(all bool, entries []revocation.Entry) error
+	// replaces what was there. An empty part is a beat; at is the server's clock when it was sent.
+	// Nil: the log is not followed.
+	Revoked func(all bool, entries []revocation.Entry, at time.Time) error
 	Log     *slog.Logger
 }
 

@@ -1458,8 +1458,9 @@ type RevocationsFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"` // the entries are all there are
 	Entries       []*Revocation          `protobuf:"bytes,2,rep,name=entries,proto3" json:"entries,omitempty"`
-	Epoch         int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // store revision up to which the log is known
-	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`   // further entries of the same list follow; nothing is in force before the last
+	Epoch         int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`                 // store revision up to which the log is known
+	TimeMs        int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"` // of the server's clock, Unix milliseconds
+	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`                   // further entries of the same list follow; nothing is in force before the last
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1511,6 +1512,13 @@ func (x *RevocationsFrame) GetEntries() []*Revocation {
 func (x *RevocationsFrame) GetEpoch() int64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RevocationsFrame) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
 	}
 	return 0
 }
@@ -1754,11 +1762,12 @@ const file_control_proto_rawDesc = "" +
 	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"3\n" +
 	"\aKeyMiss\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x10\n" +
-	"\x03uri\x18\x02 \x01(\tR\x03uri\"\x8c\x01\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uri\"\xa5\x01\n" +
 	"\x10RevocationsFrame\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12<\n" +
 	"\aentries\x18\x02 \x03(\v2\".countersign.control.v1.RevocationR\aentries\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12\x17\n" +
+	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\"\x82\x01\n" +
 	"\n" +
 	"Revocation\x12\x10\n" +

@@ -67,7 +67,7 @@ func (s *service) Revocations(stream grpc.BidiStreamingServer[RevocationsAck, Re
 func (s *service) sendRevocations(stream grpc.BidiStreamingServer[RevocationsAck, RevocationsFrame], node string, all bool, entries []revocation.Entry, epoch int64) error {
 	for {
 		n := min(len(entries), maxEntries)
-		f := &RevocationsFrame{All: all, Entries: toWire(entries[:n]), Epoch: epoch, More: n < len(entries)}
+		f := &RevocationsFrame{All: all, Entries: toWire(entries[:n]), Epoch: epoch, More: n < len(entries), TimeMs: time.Now().UnixMilli()}
 		entries = entries[n:]
 		if err := stream.Send(f); err != nil {
 			return err
@@ -130,7 +130,7 @@ func (c *Client) revocations(ctx context.Context) error {
 			list = append(list, revocation.Entry{Seq: e.GetSeq(), Kind: e.GetKind(), Val: e.GetVal(), Before: e.GetBefore(), Until: e.GetUntil(), At: e.GetAt()})
 		}
 		if !f.More {
-			if err := c.o.Revoked(f.All, list); err != nil {
+			if err := c.o.Revoked(f.All, list, time.UnixMilli(f.TimeMs)); err != nil {
 				return err
 			}
 			list = nil

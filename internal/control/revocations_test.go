@@ -23,9 +23,12 @@ type heardLog struct {
 	moved  chan struct{}
 }
 
-func (h *heardLog) take(all bool, entries []revocation.Entry) error {
+func (h *heardLog) take(all bool, entries []revocation.Entry, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if off := time.Since(at); off < 0 || off > 10*time.Second {
+		return fmt.Errorf("the server's clock is off by %s", off)
+	}
 	if h.refuse != nil {
 		return h.refuse
 	}

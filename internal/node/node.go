@@ -77,23 +77,25 @@ type Listeners struct {
 
 // Node is the agent. New makes it, Run keeps it.
 type Node struct {
-	o        Options
-	td       spiffeid.TrustDomain
-	id       spiffeid.ID
-	own      atomic.Pointer[ownSVID]
-	records  *os.Root // where they lie
-	recorder *audit.Recorder
-	proxy    *proxy.Proxy
-	client   *control.Client
-	svids    *svids
-	revoked  *revocation.Log // tokens
-	tokens   *attachedTokens
-	misses   misses
-	started  time.Time
-	listen   Listeners
-	first    chan struct{}  // closed when the first snapshot is in force
-	once     sync.Once      // guards first
-	sessions sync.WaitGroup // of runs: their connections are hijacked, nobody else waits for them
+	o         Options
+	td        spiffeid.TrustDomain
+	id        spiffeid.ID
+	own       atomic.Pointer[ownSVID]
+	records   *os.Root // where they lie
+	recorder  *audit.Recorder
+	proxy     *proxy.Proxy
+	client    *control.Client
+	svids     *svids
+	revoked   *revocation.Log // tokens
+	tokens    *attachedTokens
+	misses    misses
+	clockSaid atomic.Int64 // when it was last said that the clock is off, Unix ns
+	staleSaid atomic.Bool
+	started   time.Time
+	listen    Listeners
+	first     chan struct{}  // closed when the first snapshot is in force
+	once      sync.Once      // guards first
+	sessions  sync.WaitGroup // of runs: their connections are hijacked, nobody else waits for them
 
 	snap atomic.Pointer[held]
 
@@ -372,6 +374,11 @@ func (n *Node) gauges(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		n.o.Metrics.StreamUp(n.client.InTouch())
+		stale := n.revoked.Stale(time.Now())
+		n.o.Metrics.RevocationsStale(stale)
+		if stale != n.staleSaid.Swap(stale) && stale {
+			n.o.Log.Warn("nothing was heard of revoked tokens for 30 seconds: a token revoked since is still taken here")
+		}
 		n.o.Metrics.CertificateExpiry("node", n.o.Name, n.own.Load().notAfter)
 		for name, s := range n.svids.all() {
 			n.o.Metrics.CertificateExpiry("workload", name, s.NotAfter)

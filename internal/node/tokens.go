@@ -65,8 +65,9 @@ func (n *Node) book(s *snapshot.Node, before *bearer.Book) (*bearer.Book, error)
 }
 
 // revoked puts a part of the log in force: what is under way with a token that it names ends.
-func (n *Node) revokedTokens(all bool, entries []revocation.Entry) error {
+func (n *Node) revokedTokens(all bool, entries []revocation.Entry, at time.Time) error {
 	now := time.Now()
+	n.watchClock(now.Sub(at), now)
 	var err error
 	switch {
 	case all:
@@ -82,6 +83,24 @@ func (n *Node) revokedTokens(all bool, entries []revocation.Entry) error {
 		n.proxy.Revoked()
 	}
 	return nil
+}
+
+// clockAlarm is how far the clocks of node and server may be apart before it is said (tokens.md
+// 12.3): tokens begin and end by them.
+const (
+	clockAlarm      = 2 * time.Second
+	clockAlarmEvery = time.Minute
+)
+
+// watchClock keeps the offset to the server's clock, and says if it is large. What the way of
+// the message took is part of it.
+func (n *Node) watchClock(offset time.Duration, now time.Time) {
+	n.o.Metrics.ClockOffset(offset)
+	last := n.clockSaid.Load()
+	if offset.Abs() < clockAlarm || now.UnixNano()-last < int64(clockAlarmEvery) || !n.clockSaid.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	n.o.Log.Warn("this node's clock is not the server's: tokens begin and end at other times here", "ahead", offset)
 }
 
 // missedKey tells the server that a key set may have changed, not more often than it would act.

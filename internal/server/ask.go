@@ -19,8 +19,12 @@ import (
 	"countersign.dev/internal/snapshot"
 )
 
-// why says what would happen to one call.
+// why says what would happen to one call, or with an ID what became of a request to the token
+// service.
 func (s *Server) why(_ context.Context, r admin.WhyRequest) (admin.Why, error) {
+	if r.ID != "" {
+		return s.whyIssue(r.ID)
+	}
 	from, err := admin.ParseName(r.From, r.Namespace, false)
 	if err != nil {
 		return admin.Why{}, err

@@ -31,6 +31,7 @@ import (
 	"countersign.dev/internal/keyring"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/snapshot"
+	"countersign.dev/internal/telemetry"
 	"countersign.dev/internal/token"
 	"golang.org/x/sync/errgroup"
 )
@@ -132,7 +133,7 @@ func (s *Server) openTokens(ctx context.Context, l Listeners) (*tokens, error) {
 	t.service, err = token.New(token.Options{
 		Issuer: t.issuer, MTLS: t.mtlsURL, TrustDomain: s.td,
 		World: func() *token.World { return s.world.load().tokens }, Signer: t.active, Keys: t.publicKeys,
-		Revoked: t.ledger.Log(), Store: s.o.Store, Records: t.recorder, Now: time.Now, Log: s.o.Log,
+		Revoked: t.ledger.Log(), Store: s.o.Store, Records: counted{t.recorder, s.o.Metrics}, Now: time.Now, Log: s.o.Log,
 		Pseudonyms: s.pseudonymKey, Missed: func(i *grant.Issuer) { t.keeper.Miss(jwks.Source{Issuer: i.Issuer, URI: i.JWKSURI}) },
 	})
 	if err != nil {
@@ -529,4 +530,23 @@ func (s *Server) Issuer() string {
 		return ""
 	}
 	return s.tokens.issuer
+}
+
+// counted counts what the token service writes down.
+type counted struct {
+	*audit.Recorder
+	metrics *telemetry.Metrics
+}
+
+func (c counted) Add(rec *audit.Record) {
+	c.Recorder.Add(rec)
+	c.metrics.TokenRequest(rec.Grant, rec.Decision)
+}
+
+func (c counted) Write(ctx context.Context, rec *audit.Record) error {
+	err := c.Recorder.Write(ctx, rec)
+	if err == nil {
+		c.metrics.TokenRequest(rec.Grant, rec.Decision)
+	}
+	return err
 }

@@ -40,6 +40,9 @@ type Metrics struct {
 	expiry   *prometheus.GaugeVec
 	store    prometheus.Gauge
 	stream   prometheus.Gauge
+	stale    prometheus.Gauge
+	offset   prometheus.Gauge
+	tokens   *prometheus.CounterVec
 
 	series atomic.Pointer[map[labels]series] // copied when a label set is new, read without a lock
 	mu     sync.Mutex                        // guards writing series, and certs; held for one copy
@@ -78,6 +81,16 @@ func NewMetrics(version string) *Metrics {
 		stream: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "countersign_stream_up", Help: "1 while the stream between node and server stands.",
 		}),
+		stale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "countersign_revocations_stale", Help: "1 while this node has not heard of revoked tokens for 30 seconds.",
+		}),
+		offset: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "countersign_clock_offset_seconds", Help: "How far this node's clock is ahead of the server's.",
+		}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_token_requests_total",
+			Help: "Requests to the token service by grant (client_credentials, token-exchange, other) and decision.",
+		}, []string{"grant", "decision"}),
 		certs: map[[2]string]bool{},
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -86,7 +99,7 @@ func NewMetrics(version string) *Metrics {
 	})
 	build.Set(1)
 	m.series.Store(&map[labels]series{})
-	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, build,
+	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, m.stale, m.offset, m.tokens, build,
 		collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(),
 			collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{
@@ -219,4 +232,31 @@ func value(up bool) float64 {
 // Handler serves /metrics in the formats of Prometheus.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+}
+
+// RevocationsStale says whether the log of revoked tokens is out of date.
+func (m *Metrics) RevocationsStale(stale bool) {
+	if m != nil {
+		m.stale.Set(value(stale))
+	}
+}
+
+// ClockOffset says how far this clock is ahead of the server's.
+func (m *Metrics) ClockOffset(d time.Duration) {
+	if m != nil {
+		m.offset.Set(d.Seconds())
+	}
+}
+
+// TokenRequest counts one request to the token service.
+func (m *Metrics) TokenRequest(grant, decision string) {
+	if m == nil {
+		return
+	}
+	switch grant {
+	case "client_credentials", "token-exchange":
+	default:
+		grant = other
+	}
+	m.tokens.WithLabelValues(grant, decision).Inc()
 }
