@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"countersign.dev/internal/admin"
-	"countersign.dev/internal/audit"
 	"countersign.dev/internal/files"
 )
 
@@ -237,31 +236,6 @@ func TestDemosKept(t *testing.T) {
 	}
 	if want := []string{"20261121-201401", "20261121-201403", "20261121-201404", "20261121-201405", "mine"}; !slices.Equal(left, want) {
 		t.Errorf("left %v, want %v", left, want)
-	}
-}
-
-func TestMisplayed(t *testing.T) {
-	id := func(name string) string { return "spiffe://cluster.local/ns/default/sa/" + name }
-	good := audit.Row{From: id("web"), To: id("orders"), Allowed: 3}
-	bad := audit.Row{From: id(intruder), To: id("payments"), Refused: 2}
-	for _, test := range []struct {
-		name string
-		rows []audit.Row
-		want string
-	}{
-		{"as intended", []audit.Row{good, bad}, ""},
-		{"refused", []audit.Row{good, bad, {From: id("orders"), To: id("inventory"), Refused: 3, LastRefused: "8m2k"}}, "3 calls of orders → inventory were refused that should be allowed"},
-		{"let in", []audit.Row{good, {From: id(intruder), To: id("payments"), Allowed: 1}}, "1 call of intruder → payments were allowed that should be refused"},
-		{"no intruder", []audit.Row{good}, "3 calls allowed, 0 refused: too few to tell"},
-		{"nothing", nil, "0 calls allowed, 0 refused: too few to tell"},
-	} {
-		got := ""
-		if err := misplayed(test.rows, true); err != nil {
-			got = err.Error()
-		}
-		if got != test.want {
-			t.Errorf("%s: %q, want %q", test.name, got, test.want)
-		}
 	}
 }
 

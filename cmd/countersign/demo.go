@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -25,6 +24,13 @@ const (
 	demosKept   = 3
 	demoReady   = 30 * time.Second // longest time until the shop is open
 	demoRefresh = 500 * time.Millisecond
+
+	webID = "spiffe://cluster.local/ns/default/sa/web"
+
+	// In the demo's directory.
+	policiesFile = "policies.yaml"
+	tokenFile    = "customer.token"
+	leakFile     = "leaked.token"
 )
 
 //go:embed demo.yaml
@@ -37,9 +43,11 @@ func demoCommand() *command {
 		summary:  "See it work: up, with a small shop of real programs and an intruder.",
 		examples: []string{"countersign demo", "countersign demo --for 10s"},
 		usage:    "[flags]",
-		about: `Five ordinary HTTP programs call each other by name; policies allow what the
-shop needs, and the intruder is refused. Everything lies in a directory of its
-own, <data>/demo/<time>, of which the last three are kept. Ctrl-C ends it.`,
+		about: `Ordinary HTTP programs call each other by name, on behalf of a customer who
+comes from outside with a token. Policies allow what the shop needs; a call
+for nobody, an intruder and a stolen token are refused. Everything lies in a
+directory of its own, <data>/demo/<time>, of which the last three are kept.
+Ctrl-C ends it.`,
 		flags: func(f *flags) {
 			f.duration(&lasts, "for", "D", "end after D with a summary; exit 1 if it is not as intended")
 		},
@@ -62,6 +70,7 @@ type demo struct {
 	began    time.Time
 	node     *admin.Client
 	table    audit.Table
+	login    *loginService
 	children []*child
 	died     chan *child
 }
@@ -78,6 +87,10 @@ func (e *env) demo(ctx context.Context, lasts time.Duration) error {
 	}
 	defer logFile.Close()
 	d := &demo{e: e, dir: dir, lasts: lasts, began: time.Now(), died: make(chan *child, 8)}
+	if d.login, err = newLoginService(dir); err != nil {
+		return err
+	}
+	defer d.login.close()
 	d.node = admin.NewClient(filepath.Join(dir, "run", "node.sock"), func(uint32) error { return nil })
 	d.progress("starting")
 	inner := *e // what `up` says goes to the log
@@ -222,34 +235,47 @@ func (d *demo) watch(ctx context.Context) (<-chan struct{}, error) {
 }
 
 // openShop starts the programs, applies the policies as any client would, and returns once
-// the first call of a customer went through.
+// the first call for a customer and the first theft are decided.
 func (d *demo) openShop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, demoReady)
 	defer cancel()
 	d.progress(fmt.Sprintf("  authority %s  node %s", mark("✓"), mark("✓")))
-	var serving []string
-	for _, name := range []string{"payments", "inventory", "orders"} {
-		port, err := freePort(ctx)
-		if err != nil {
+	behind := []string{"payments", "inventory", "orders"}
+	for _, name := range behind {
+		if err := d.startServer(ctx, name, nil); err != nil {
 			return err
 		}
-		if err := d.startChild(name, port); err != nil {
-			return err
-		}
-		serving = append(serving, name)
 	}
-	if _, err := d.client(ctx, strings.NewReader(demoPolicies), "apply", "-q", "-f", "-"); err != nil {
+	if err := d.login.writePolicies(); err != nil {
 		return err
 	}
-	if err := d.until(ctx, "the shop's programs to listen", func() (bool, error) { return d.ready(ctx, serving) }); err != nil {
+	if _, err := d.client(ctx, "apply", "-q", "-f", policiesFile); err != nil {
 		return err
 	}
-	for _, name := range []string{"web", "intruder"} {
-		if err := d.startChild(name, 0); err != nil {
-			return err
-		}
+	if err := d.until(ctx, "the shop's programs to listen", func() (bool, error) { return d.ready(ctx, behind) }); err != nil {
+		return err
 	}
-	if err := d.until(ctx, "the first call", func() (bool, error) { return d.called("web", "orders"), nil }); err != nil {
+	port, err := freePort(ctx)
+	if err != nil {
+		return err
+	}
+	door, leak := fmt.Sprintf("127.0.0.1:%d", port), filepath.Join(d.dir, leakFile)
+	if err := d.startServer(ctx, "web", []string{"--listen", door}, "--client-id", webID, "--leak", leak); err != nil {
+		return err
+	}
+	if err := d.until(ctx, "web to listen", func() (bool, error) { return d.ready(ctx, []string{"web"}) }); err != nil {
+		return err
+	}
+	if err := d.login.renew(time.Now()); err != nil {
+		return err
+	}
+	if err := d.startChild("customer", "shop", "customer", "--shop", "http://"+door, "--token", filepath.Join(d.dir, tokenFile)); err != nil {
+		return err
+	}
+	if err := d.startChild(intruder, "run", intruder, "--", executable(), "shop", intruder, "--leak", leak); err != nil {
+		return err
+	}
+	if err := d.until(ctx, "the first calls", func() (bool, error) { return d.opened(), nil }); err != nil {
 		return err
 	}
 	for _, name := range []string{"web", "orders", "payments", "inventory"} {

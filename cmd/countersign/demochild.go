@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -17,12 +16,12 @@ import (
 	"time"
 
 	"countersign.dev/internal/admin"
-	"countersign.dev/internal/audit"
 )
 
 const childGrace = 5 * time.Second // between SIGTERM and SIGKILL
 
-// child is one program of the shop: `countersign run NAME -- countersign shop ROLE`.
+// child is one program of the shop: `countersign run NAME -- countersign shop ROLE`, or
+// `countersign shop customer`, which is outside the mesh.
 type child struct {
 	name   string
 	log    string
@@ -46,23 +45,27 @@ func (d *demo) environment() []string {
 	return env
 }
 
-// startChild starts one program as a workload, in a process group of its own: Ctrl-C is for
-// the demo, which ends its programs itself. Should the demo be killed, the kernel ends them.
-func (d *demo) startChild(name string, port int) error {
-	exe := executable()
-	args := []string{"run", name}
-	role := []string{"--", exe, "shop", name}
-	if port != 0 {
-		args = append(args, "--port", fmt.Sprint(port))
-		role = append(role, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+// startServer starts one program of the shop as a workload, on a free port.
+func (d *demo) startServer(ctx context.Context, name string, run []string, role ...string) error {
+	port, err := freePort(ctx)
+	if err != nil {
+		return err
 	}
+	args := append([]string{"run", name, "--port", fmt.Sprint(port)}, run...)
+	args = append(args, "--", executable(), "shop", name, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+	return d.startChild(name, append(args, role...)...)
+}
+
+// startChild starts a command of this program, in a process group of its own: Ctrl-C is for
+// the demo, which ends its programs itself. Should the demo be killed, the kernel ends them.
+func (d *demo) startChild(name string, args ...string) error {
 	c := &child{name: name, log: filepath.Join(d.dir, name+".log"), ended: make(chan struct{})}
 	out, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("opening the log of %s: %w", name, err)
 	}
 	defer out.Close()
-	c.cmd = exec.Command(exe, append(args, role...)...)
+	c.cmd = exec.Command(executable(), args...)
 	c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr = d.environment(), out, out
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	started := make(chan error, 1)
@@ -105,12 +108,12 @@ func (d *demo) closeShop() {
 	}
 }
 
-// client runs a command of this program against the demo, as a person would, and gives what
-// it printed.
-func (d *demo) client(ctx context.Context, in io.Reader, args ...string) ([]byte, error) {
+// client runs a command of this program in the demo's directory, as a person would, and gives
+// what it printed.
+func (d *demo) client(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, executable(), args...)
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = d.environment(), in, &out, &errs
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = d.dir, d.environment(), &out, &errs
 	if err := cmd.Run(); err != nil {
 		return nil, &admin.Problem{Code: "demo", Message: fmt.Sprintf("starting the demo: %s: %v", args[0], err),
 			Details: admin.Details{{Label: "it said", Value: strings.TrimSpace(errs.String())}}}
@@ -136,7 +139,7 @@ func (d *demo) until(ctx context.Context, what string, done func() (bool, error)
 
 // ready reports whether all of names are in the registry as ready and the node knows it.
 func (d *demo) ready(ctx context.Context, names []string) (bool, error) {
-	out, err := d.client(ctx, nil, "status", "--json")
+	out, err := d.client(ctx, "status", "--json")
 	if err != nil {
 		return false, err
 	}
@@ -153,10 +156,17 @@ func (d *demo) ready(ctx context.Context, names []string) (bool, error) {
 	return ready == len(names) && len(s.Nodes) == 1 && s.Nodes[0].EnforcedRevision >= s.Revision, nil
 }
 
-func (d *demo) called(from, to string) bool {
-	return slices.ContainsFunc(d.table.Rows(), func(r audit.Row) bool {
-		return nameOf(r.From) == from && nameOf(r.To) == to && r.Allowed > 0
-	})
+// opened says that a call for a customer went through, and that the intruder tried the token
+// that it stole.
+func (d *demo) opened() bool {
+	served, tried := false, false
+	for _, r := range d.table.Rows() {
+		if nameOf(r.To) == "orders" {
+			served = served || nameOf(r.From) == "web" && r.Allowed > 0
+			tried = tried || nameOf(r.From) == intruder
+		}
+	}
+	return served && tried
 }
 
 // freePort is a port that nobody listens on now.

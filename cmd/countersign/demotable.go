@@ -17,6 +17,16 @@ import (
 
 const intruder = "intruder"
 
+// intended are the refusals that the shop is there to show, each by its layer: a call without a
+// customer, one with a stolen token, one that nobody allowed.
+var intended = []intention{
+	{"web", "orders", "GET", "/orders", audit.LayerAuthz},
+	{intruder, "orders", "GET", "/orders/{*}", audit.LayerToken},
+	{intruder, "payments", "POST", "/payments", audit.LayerAuthz},
+}
+
+type intention struct{ from, to, method, route, layer string }
+
 // show draws the table until the show ends: in place on a terminal, once at the end elsewhere.
 func (d *demo) show(ctx context.Context, over <-chan struct{}) error {
 	began := time.Now()
@@ -29,6 +39,9 @@ func (d *demo) show(ctx context.Context, over <-chan struct{}) error {
 	defer tick.Stop()
 	drawn := 0
 	for {
+		if err := d.login.renew(time.Now()); err != nil {
+			return err
+		}
 		if live {
 			drawn = d.draw(ctx, drawn, true)
 		}
@@ -60,9 +73,10 @@ func (d *demo) draw(ctx context.Context, over int, live bool) int {
 	t.write(&b)
 	b.WriteString("\n" + everyCall(rows, d.certificatesEnd(ctx)))
 	if live {
-		fmt.Fprintf(&b, `try   countersign why                       why the intruder is refused
-      countersign tap                       every decision as it is made
-      countersign get ap -A                 the policies behind it
+		fmt.Fprintf(&b, `try   countersign why --from web                    refused without a customer
+      countersign why --from intruder --to orders   refused with a stolen token
+      countersign tap                               every decision as it is made
+      countersign get ap -A                         the policies behind it
 files %s      Ctrl-C ends it
 `, tilde(d.dir))
 	}
@@ -74,10 +88,13 @@ files %s      Ctrl-C ends it
 	return strings.Count(text, "\n")
 }
 
-// rows are those of the table, by caller: the customer first, the intruder last.
+// rows are those of the table, by caller: customers first, the intruder last.
 func (d *demo) rows() []audit.Row {
 	rows := d.table.Rows()
 	rank := func(r audit.Row) int {
+		if !strings.HasPrefix(r.From, "spiffe://") {
+			return -1
+		}
 		if i := slices.Index([]string{"web", "orders", intruder}, nameOf(r.From)); i >= 0 {
 			return i
 		}
@@ -104,7 +121,7 @@ func (d *demo) certificatesEnd(ctx context.Context) (ends time.Time) {
 }
 
 func demoTable(rows []audit.Row) *table {
-	head := []string{"CALLER", "CALLEE", "METHOD", "ROUTE", ">ALLOWED", ">REFUSED"}
+	head := []string{"CALLER", "CALLEE", "REQUEST", ">ALLOWED", ">REFUSED"}
 	limited := false
 	for _, r := range rows {
 		limited = limited || r.Limited > 0
@@ -112,29 +129,35 @@ func demoTable(rows []audit.Row) *table {
 	if limited {
 		head = append(head, ">LIMITED")
 	}
-	t := newTable(append(head, ">P50", ">P99")...)
+	t := newTable(append(head, "BY", ">P50", ">P99")...)
 	for _, r := range rows {
-		cells := []string{nameOf(r.From), nameOf(r.To), stranger(r.Method), stranger(r.Route), thousands(r.Allowed), thousands(r.Refused)}
+		cells := []string{nameOf(r.From), nameOf(r.To), stranger(strings.TrimSpace(r.Method + " " + r.Route)), thousands(r.Allowed), thousands(r.Refused)}
 		if limited {
 			cells = append(cells, thousands(r.Limited))
 		}
-		t.add(append(cells, latency(r.P50), latency(r.P99))...)
+		t.add(append(cells, refuser[r.RefusedBy], latency(r.P50), latency(r.P99))...)
 	}
 	return t
 }
 
+// refuser is what refused, in a word.
+var refuser = map[string]string{
+	audit.LayerTLS: "connection", audit.LayerHTTP: "message", audit.LayerToken: "token",
+	audit.LayerAuthz: "policy", audit.LayerLimit: "limit", audit.LayerRoute: "route",
+}
+
 func paintRefused(row []string, at int) string {
-	if at == 5 && row[at] != "0" {
+	if at == 4 && row[at] != "0" {
 		return red
 	}
 	return ""
 }
 
-// everyCall says what all calls had in common.
+// everyCall says what all calls in the mesh had in common.
 func everyCall(rows []audit.Row, ends time.Time) string {
 	var version, group uint16
 	for _, r := range rows {
-		if r.TLSVersion == 0 {
+		if r.TLSVersion == 0 { // from outside, or refused before it left
 			continue
 		}
 		if version != 0 && (version != r.TLSVersion || group != r.TLSGroup) {
@@ -145,7 +168,7 @@ func everyCall(rows []audit.Row, ends time.Time) string {
 	if version == 0 {
 		return ""
 	}
-	line := "every call: " + tls.VersionName(version)
+	line := "every call in the mesh: " + tls.VersionName(version)
 	if group != 0 {
 		line += ", " + tls.CurveID(group).String()
 	}
@@ -186,30 +209,51 @@ func (d *demo) finish(ctx context.Context, took time.Duration, drawn int, judged
 	return nil
 }
 
-// misplayed is what was not as intended: the intruder is always refused, nobody else ever.
+// misplayed is what was not as intended: what is intended to be refused always is, by its own
+// layer, as is all else of the intruder, and nothing else ever. judged: the time was enough for
+// each of them to be seen.
 func misplayed(rows []audit.Row, judged bool) error {
 	var allowed, refused uint64
+	seen := make([]bool, len(intended))
 	for _, r := range rows {
-		call := nameOf(r.From) + " " + mark("→") + " " + nameOf(r.To)
-		bad, what := r.Refused+r.Limited, "were refused that should be allowed"
-		if nameOf(r.From) == intruder {
-			bad, what = r.Allowed, "were allowed that should be refused"
-			refused += r.Refused
-		} else {
-			allowed += r.Allowed
-		}
-		if bad > 0 {
-			p := &admin.Problem{Code: "not_intended", Message: fmt.Sprintf("%s of %s %s", counted(bad, "call"), call, what), Hints: []string{"countersign tap --from " + nameOf(r.From)}}
-			if r.LastRefused != "" {
-				p.Hints = []string{"countersign why " + r.LastRefused}
+		allowed += r.Allowed
+		refused += r.Refused + r.Limited
+		from, to := nameOf(r.From), nameOf(r.To)
+		what := from + " " + mark("→") + " " + to
+		at := slices.IndexFunc(intended, func(i intention) bool {
+			return i.from == from && i.to == to && i.method == r.Method && i.route == r.Route
+		})
+		switch {
+		case at < 0 && from != intruder:
+			if bad := r.Refused + r.Limited; bad > 0 {
+				return notIntended(r, fmt.Sprintf("%s of %s were refused that should be allowed", counted(bad, "call"), what))
 			}
-			return p
+			continue
+		case r.Allowed > 0:
+			r.LastRefused = "" // explains another call
+			return notIntended(r, fmt.Sprintf("%s of %s were allowed that should be refused", counted(r.Allowed, "call"), what))
+		case at < 0:
+		case r.RefusedBy != intended[at].layer:
+			return notIntended(r, fmt.Sprintf("%s of %s were refused by %s, not by %s", counted(r.Refused, "call"), what, refuser[r.RefusedBy], refuser[intended[at].layer]))
+		default:
+			seen[at] = true
 		}
 	}
-	if judged && (allowed == 0 || refused == 0) {
-		return &admin.Problem{Code: "not_intended", Message: fmt.Sprintf("%s allowed, %s refused: too few to tell", counted(allowed, "call"), thousands(refused)), Hints: []string{"countersign demo --for 5s"}}
+	if judged && (allowed == 0 || slices.Contains(seen, false)) {
+		return notIntended(audit.Row{}, fmt.Sprintf("%s allowed, %s refused: too few to tell", counted(allowed, "call"), thousands(refused)))
 	}
 	return nil
+}
+
+func notIntended(r audit.Row, message string) error {
+	hint := "countersign demo --for 5s"
+	switch {
+	case r.LastRefused != "":
+		hint = "countersign why " + r.LastRefused
+	case r.From != "":
+		hint = "countersign tap --from " + nameOf(r.From)
+	}
+	return &admin.Problem{Code: "not_intended", Message: message, Hints: []string{hint}}
 }
 
 func demoJSON(rows []audit.Row, took time.Duration, ok bool) any {
@@ -221,22 +265,28 @@ func demoJSON(rows []audit.Row, took time.Duration, ok bool) any {
 		Allowed uint64  `json:"allowed"`
 		Refused uint64  `json:"refused"`
 		Limited uint64  `json:"limited"`
+		By      string  `json:"refused_by,omitempty"`
 		P50     float64 `json:"p50_ms"`
 		P99     float64 `json:"p99_ms"`
 	}
 	lines := []line{}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, r := range rows {
-		lines = append(lines, line{r.From, r.To, r.Method, r.Route, r.Allowed, r.Refused, r.Limited, ms(r.P50), ms(r.P99)})
+		lines = append(lines, line{r.From, r.To, r.Method, r.Route, r.Allowed, r.Refused, r.Limited, r.RefusedBy, ms(r.P50), ms(r.P99)})
 	}
 	return map[string]any{"rows": lines, "seconds": took.Seconds(), "ok": ok}
 }
 
-// nameOf is the last word of an identity: the shop is one namespace. A caller that proved
-// nothing is "?".
+// nameOf is the last word of an identity: the shop is one namespace. A caller from outside is
+// the subject of its token, people by the beginning of their pseudonym; one that proved nothing
+// is "?".
 func nameOf(id string) string {
+	const pseudonym = len("p1:") + 4
 	if id == "" {
 		return "?"
+	}
+	if strings.HasPrefix(id, "p1:") && len(id) > pseudonym {
+		return id[:pseudonym] + mark("…")
 	}
 	p, err := spiffeid.FromString(id)
 	if err != nil {

@@ -2,68 +2,111 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// The shop of `demo`: five ordinary HTTP programs that know nothing of identities, policies or
-// TLS. They call each other by name through HTTP_PROXY, as any program does, and listen where
-// they are told. Each is a process of its own: `countersign shop ROLE`, a hidden command.
+// The shop of `demo`: ordinary HTTP programs that know nothing of policies or TLS, and that
+// customers call from outside. They call each other by name through HTTP_PROXY, as any program
+// does, and listen where they are told. Each is a process of its own: `countersign shop ROLE`,
+// a hidden command.
 //
-//	web      → orders             GET /orders/<n>, and POST /orders after every fourth
+//	customer → web                GET /orders/<n>, and POST /orders after every fourth, with a
+//	                              token of the customers' own identity provider
+//	web      → orders             the same on the customer's behalf, with a token exchanged for that
+//	web      → orders             GET /orders for nobody, which nobody allowed
 //	orders   → inventory          GET /stock/<n> for each order asked for
 //	orders   → payments           POST /payments for each order placed
 //	intruder → payments           POST /payments, which nobody allowed
+//	intruder → orders             GET /orders/<n> with a token that it stole from web
 
 const (
-	webEvery      = 25 * time.Millisecond
+	customerEvery = 25 * time.Millisecond
+	reportEvery   = 500 * time.Millisecond
 	intruderEvery = 100 * time.Millisecond
 	shopCall      = 5 * time.Second // longest time for one call
 )
 
+// shopOptions are what the programs are told: where they listen, and where tokens lie.
+type shopOptions struct {
+	listen   string // all that serve
+	shop     string // customer: the URL of web
+	token    string // customer: the file of its token
+	clientID string // web: its SPIFFE ID
+	leak     string // web: where it loses tokens; intruder: where it finds them
+}
+
+// shopCommand is a program of demo's shop: it is started by demo, not by people.
+func shopCommand() *command {
+	var o shopOptions
+	return &command{
+		name: "shop", hidden: true,
+		summary:  "Be one of the programs of the demo's shop.",
+		examples: []string{"countersign shop payments --listen 127.0.0.1:8081"},
+		usage:    "web|orders|payments|inventory|intruder|customer [flags]",
+		about:    `An ordinary HTTP program that knows nothing of policies or TLS.`,
+		flags: func(f *flags) {
+			f.text(&o.listen, "listen", "ADDR:PORT", "where it serves: all but customer and intruder")
+			f.text(&o.shop, "shop", "URL", "customer: where web is reached from outside")
+			f.text(&o.token, "token", "FILE", "customer: its token")
+			f.text(&o.clientID, "client-id", "ID", "web: as what it asks the token service")
+			f.text(&o.leak, "leak", "FILE", "where web leaves tokens lying, and the intruder looks")
+		},
+		see: "countersign demo",
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) != 1 {
+				return usage("shop needs one role", "countersign demo")
+			}
+			if status := shop(ctx, args[0], o, e.out, e.err); status != 0 {
+				return exit(status)
+			}
+			return nil
+		},
+	}
+}
+
 // shop runs one role until ctx ends or a signal comes.
-func shop(ctx context.Context, role string, args []string, stdout, stderr io.Writer) int {
+func shop(ctx context.Context, role string, o shopOptions, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	flags := flag.NewFlagSet("shop "+role, flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	listen := flags.String("listen", "", "the `address` to serve on, for orders, payments and inventory")
-	if err := flags.Parse(args); err != nil {
-		return 2
-	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "shop %s: unexpected argument %q\n", role, flags.Arg(0))
-		return 2
-	}
 	// The default transport: whatever the environment says of proxies holds.
-	s := &shopRole{name: role, client: &http.Client{Timeout: shopCall}, out: stdout, err: stderr}
-	return s.run(ctx, *listen)
+	s := &shopRole{name: role, shopOptions: o, client: &http.Client{Timeout: shopCall}, out: stdout, err: stderr}
+	return s.run(ctx)
 }
 
 // shopRole is one program of the shop.
 type shopRole struct {
-	name     string
+	name string
+	shopOptions
 	client   *http.Client
 	out, err io.Writer
 }
 
-func (s *shopRole) run(ctx context.Context, listen string) int {
+func (s *shopRole) run(ctx context.Context) int {
 	mux := http.NewServeMux()
 	switch s.name {
-	case "web":
-		return s.loop(ctx, webEvery, s.browse)
+	case "customer":
+		return s.loop(ctx, customerEvery, s.browse)
 	case "intruder":
 		return s.loop(ctx, intruderEvery, s.intrude)
+	case "web":
+		w := &web{shopRole: s, tokens: map[string]exchanged{}}
+		mux.HandleFunc("GET /orders/{n}", w.askOrders)
+		mux.HandleFunc("POST /orders", w.askOrders)
 	case "orders":
 		mux.HandleFunc("GET /orders/{n}", s.showOrder)
 		mux.HandleFunc("POST /orders", s.placeOrder)
+		mux.HandleFunc("GET /orders", func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, http.StatusOK, `{"orders":[1,2,3]}`)
+		})
 	case "payments":
 		mux.HandleFunc("POST /payments", func(w http.ResponseWriter, _ *http.Request) {
 			answer(w, http.StatusCreated, `{"paid":true}`)
@@ -73,23 +116,31 @@ func (s *shopRole) run(ctx context.Context, listen string) int {
 			answer(w, http.StatusOK, fmt.Sprintf(`{"article":%q,"stock":12}`, r.PathValue("n")))
 		})
 	default:
-		fmt.Fprintf(s.err, "shop: no role %q; web, orders, payments, inventory, intruder\n", s.name)
+		fmt.Fprintf(s.err, "shop: no role %q; web, orders, payments, inventory, customer, intruder\n", s.name)
 		return 2
 	}
-	if listen == "" {
+	if s.listen == "" {
 		fmt.Fprintf(s.err, "shop %s: --listen is missing\n", s.name)
 		return 2
 	}
-	if err := s.serve(ctx, listen, mux); err != nil {
+	ctx, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	if s.name == "web" {
+		beside.Go(func() { s.loop(ctx, reportEvery, s.report) })
+	}
+	err := s.serve(ctx, mux)
+	stop()
+	beside.Wait()
+	if err != nil {
 		fmt.Fprintf(s.err, "shop %s: %v\n", s.name, err)
 		return 1
 	}
 	return 0
 }
 
-// serve answers on an address until ctx ends, and lets what is under way finish.
-func (s *shopRole) serve(ctx context.Context, listen string, h http.Handler) error {
-	ln, err := net.Listen("tcp", listen)
+// serve answers where it listens until ctx ends, and lets what is under way finish.
+func (s *shopRole) serve(ctx context.Context, h http.Handler) error {
+	ln, err := net.Listen("tcp", s.listen)
 	if err != nil {
 		return err
 	}
@@ -129,13 +180,14 @@ func (s *shopRole) loop(ctx context.Context, every time.Duration, call func(ctx 
 	}
 }
 
-// browse is a customer: four looks at an order, then a new one.
+// browse is a customer's program, outside the mesh: four looks at an order, then a new one. The
+// token of its identity provider is read for each call, for it is renewed there.
 func (s *shopRole) browse(ctx context.Context, n int) string {
-	method, url := "GET", fmt.Sprintf("http://orders/orders/%d", n%1000)
+	method, url := "GET", fmt.Sprintf("%s/orders/%d", s.shop, n%1000)
 	if n%5 == 0 {
-		method, url = "POST", "http://orders/orders"
+		method, url = "POST", s.shop+"/orders"
 	}
-	status, err := s.call(ctx, method, url)
+	status, err := s.call(ctx, method, url, readToken(s.token))
 	switch {
 	case err != nil:
 		return err.Error()
@@ -145,40 +197,65 @@ func (s *shopRole) browse(ctx context.Context, n int) string {
 	return "orders are shown and placed"
 }
 
-// intrude tries what nobody allowed it to do, and goes on when it is refused.
-func (s *shopRole) intrude(ctx context.Context, _ int) string {
-	status, err := s.call(ctx, "POST", "http://payments/payments")
+// intrude tries what nobody allowed it to do, in turn with what a stolen token allows somebody
+// else, and goes on when it is refused.
+func (s *shopRole) intrude(ctx context.Context, n int) string {
+	method, url, token := "POST", "http://payments/payments", ""
+	if n%2 == 0 {
+		if token = readToken(s.leak); token != "" {
+			method, url = "GET", fmt.Sprintf("http://orders/orders/%d", n%1000)
+		}
+	}
+	status, err := s.call(ctx, method, url, token)
 	switch {
 	case err != nil:
 		return err.Error()
 	case status/100 == 2:
-		return "a payment was taken that nobody allowed"
+		return method + " " + url + " went through, which nobody allowed"
 	}
-	return fmt.Sprintf("refused with %d, as it should be", status)
+	return "refused, as it should be"
+}
+
+// readToken is what a file holds, "" if there is none yet.
+func readToken(name string) string {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
 
 func (s *shopRole) showOrder(w http.ResponseWriter, r *http.Request) {
-	s.relay(w, r, "GET", "http://inventory/stock/"+r.PathValue("n"), http.StatusOK)
+	s.relay(w, r, "GET", "http://inventory/stock/"+r.PathValue("n"), "", http.StatusOK)
 }
 
 func (s *shopRole) placeOrder(w http.ResponseWriter, r *http.Request) {
-	s.relay(w, r, "POST", "http://payments/payments", http.StatusCreated)
+	s.relay(w, r, "POST", "http://payments/payments", "", http.StatusCreated)
 }
 
-// relay answers with status if the call that the order needs goes well.
-func (s *shopRole) relay(w http.ResponseWriter, r *http.Request, method, url string, status int) {
-	got, err := s.call(r.Context(), method, url)
+// relay answers with status if the call that the answer needs goes well, and gives that call's.
+func (s *shopRole) relay(w http.ResponseWriter, r *http.Request, method, url, token string, status int) (got int) {
+	got, err := s.call(r.Context(), method, url, token)
 	if err != nil || got/100 != 2 {
-		answer(w, http.StatusBadGateway, `{"error":"another part of the shop did not answer"}`)
-		return
+		unavailable(w)
+	} else {
+		answer(w, status, `{"order":"fine"}`)
 	}
-	answer(w, status, `{"order":"fine"}`)
+	return got
 }
 
-func (s *shopRole) call(ctx context.Context, method, url string) (status int, err error) {
+func unavailable(w http.ResponseWriter) {
+	answer(w, http.StatusBadGateway, `{"error":"another part of the shop did not answer"}`)
+}
+
+// call shows token, unless it is empty, and gives the status of the answer.
+func (s *shopRole) call(ctx context.Context, method, url, token string) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return 0, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {

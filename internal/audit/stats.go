@@ -74,13 +74,14 @@ type row struct {
 
 // Row is one line of a Table.
 type Row struct {
-	From, To      string // SPIFFE IDs; From is empty for a caller that proved nothing
+	From, To      string // SPIFFE IDs; From is a token's subject for a caller outside the mesh, empty if nothing was proven
 	Method, Route string
 	Allowed       uint64
 	Refused       uint64 // those that failed included
 	Limited       uint64
 	P50, P99      time.Duration
 	LastRefused   string // decision id
+	RefusedBy     string // the layer of that decision
 	TLSVersion    uint16 // of the newest call
 	TLSGroup      uint16
 	NotAfter      time.Time
@@ -93,6 +94,9 @@ func (t *Table) Feed(rec *Record) {
 		return
 	}
 	key := rowKey{rec.PeerID, rec.DstID, rec.Method, rec.Route}
+	if key.from == "" && rec.Subject != nil {
+		key.from = rec.Sub
+	}
 	if key.to == "" {
 		key.to = rec.Service
 	}
@@ -132,7 +136,7 @@ func (r *row) add(rec *Record) {
 		r.Limited += n
 	default:
 		r.Refused += n
-		r.LastRefused = rec.ID
+		r.LastRefused, r.RefusedBy = rec.ID, rec.Layer
 	}
 	if rec.Dur > 0 {
 		r.took.add(rec.Dur)

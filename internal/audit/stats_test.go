@@ -57,11 +57,13 @@ func TestTable(t *testing.T) {
 			Decision: Allow, Dur: time.Duration(i+1) * time.Millisecond, TLSVersion: 0x304, TLSGroup: 0x11ec, NotAfter: ends})
 	}
 	feed(Record{Kind: KindRequest, PeerID: "web", DstID: "orders", Method: "GET", Route: "/orders/{*}", Decision: Limited})
-	feed(Record{Kind: KindRequest, PeerID: "intruder", Service: "payments", Method: "POST", Path: "/payments", Decision: Deny, ID: "q7d3"})
-	feed(Record{Kind: KindRequest, PeerID: "intruder", Service: "payments", Method: "POST", Path: "/payments", Decision: Failed, ID: "q7d4"})
-	feed(Record{Kind: KindConnection, DstID: "payments", Decision: Deny, Repeat: 9})
+	feed(Record{Kind: KindRequest, PeerID: "intruder", Service: "payments", Method: "POST", Path: "/payments", Decision: Deny, Layer: LayerAuthz, ID: "q7d3"})
+	feed(Record{Kind: KindRequest, PeerID: "intruder", Service: "payments", Method: "POST", Path: "/payments", Decision: Failed, Layer: LayerRoute, ID: "q7d4"})
+	feed(Record{Kind: KindConnection, DstID: "payments", Decision: Deny, Layer: LayerTLS, Repeat: 9})
 	feed(Record{Kind: KindConnection, DstID: "payments", Decision: Allow})
 	feed(Record{Kind: KindRequest, PeerID: "web", Decision: Allow, Phase: PhaseClosing})
+	feed(Record{Kind: KindRequest, DstID: "web", Method: "GET", Path: "/", Decision: Allow, Subject: &Subject{Iss: "https://login", Sub: "p1:7kq2"}})
+	feed(Record{Kind: KindRequest, PeerID: "web", DstID: "orders", Method: "GET", Path: "/orders/1", Decision: Allow, Subject: &Subject{Sub: "p1:7kq2"}})
 	feed(Record{Kind: KindIssue, Decision: Deny})
 	feed(Record{Kind: KindBoot})
 
@@ -73,9 +75,10 @@ func TestTable(t *testing.T) {
 		got[i].P50, got[i].P99 = 0, 0
 	}
 	want := []Row{
-		{From: "web", To: "orders", Method: "GET", Route: "/orders/{*}", Allowed: 100, Limited: 1, TLSVersion: 0x304, TLSGroup: 0x11ec, NotAfter: ends},
-		{From: "intruder", To: "payments", Method: "POST", Route: "/payments", Refused: 2, LastRefused: "q7d4"},
-		{To: "payments", Refused: 9},
+		{From: "web", To: "orders", Method: "GET", Route: "/orders/{*}", Allowed: 101, Limited: 1, TLSVersion: 0x304, TLSGroup: 0x11ec, NotAfter: ends},
+		{From: "intruder", To: "payments", Method: "POST", Route: "/payments", Refused: 2, LastRefused: "q7d4", RefusedBy: LayerRoute},
+		{To: "payments", Refused: 9, RefusedBy: LayerTLS},
+		{From: "p1:7kq2", To: "web", Method: "GET", Route: "/", Allowed: 1},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("rows (-want +got):\n%s", d)
