@@ -194,7 +194,7 @@ func (p *program) openListeners(ctx context.Context) error {
 		}
 		ln, err := listenTCP(ctx, addr)
 		if err != nil {
-			pr := portProblem(addr, err)
+			pr := portProblem("", addr, err)
 			pr.Exit = exitCannot
 			if pr.Code != "port_privileged" {
 				pr.Hints = []string{"countersign run " + p.req.Name + " --port 8081 --listen 0.0.0.0:9081 -- " + p.req.Command[0]}

@@ -487,7 +487,7 @@ func (h *house) announce() {
 	say("  store      embedded, revision %d", h.server.Revision())
 	say("  node       %s, inbound %s", machineName(), h.local.Inbound.Addr())
 	say("  workloads  unix://%s", h.local.WorkloadAPI)
-	say("  tokens     %s, mTLS on %s", h.server.Issuer(), h.tokensMTLS.Addr())
+	say("  tokens     %s, by certificate %s", h.server.Issuer(), h.server.TokenMTLS())
 	if h.server.ClosedByDefault() {
 		say("  policy     every call is refused until a policy allows it (allow-nothing)")
 	}

@@ -53,7 +53,7 @@ func (h *house) listen(ctx context.Context, name, asked, standard string) (net.L
 				}
 			}
 		}
-		return nil, portProblem(addr, err)
+		return nil, portProblem(name, addr, err)
 	}
 	if asked == "" && kept[name] != ln.Addr().String() {
 		kept[name] = ln.Addr().String()
@@ -94,15 +94,22 @@ func (h *house) keepPorts(kept map[string]string) error {
 	return files.WriteFile(dir, "ports.json", b)
 }
 
-func portProblem(addr string, err error) *admin.Problem {
+func portProblem(name, addr string, err error) *admin.Problem {
 	host, port, _ := net.SplitHostPort(addr)
+	elsewhere := "countersign up --inbound " + net.JoinHostPort(host, otherPort(port))
+	switch name {
+	case "tokens":
+		elsewhere = "in the file of --config: token: {listen: " + net.JoinHostPort(host, otherPort(port)) + "}"
+	case "tokens-mtls":
+		elsewhere = "in the file of --config: token: {mtlsListen: " + net.JoinHostPort(host, otherPort(port)) + "}"
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		p := &admin.Problem{Code: "port_in_use", Message: fmt.Sprintf("listening on %s: the port is in use", addr)}
 		if holder := holderOf(addr); holder != "" {
 			p.Details = admin.Details{{Label: "holder", Value: holder}}
 		}
-		p.Hints = []string{"countersign up --inbound " + net.JoinHostPort(host, otherPort(port))}
+		p.Hints = []string{elsewhere}
 		return p
 	case errors.Is(err, syscall.EACCES):
 		return &admin.Problem{
@@ -110,7 +117,7 @@ func portProblem(addr string, err error) *admin.Problem {
 			Hints: []string{"sudo setcap cap_net_bind_service=+ep " + executable()},
 		}
 	}
-	return &admin.Problem{Code: "failed", Message: fmt.Sprintf("listening on %s: %s", addr, reason(err)), Hints: []string{"countersign up --inbound " + defaultInbound}}
+	return &admin.Problem{Code: "failed", Message: fmt.Sprintf("listening on %s: %s", addr, reason(err)), Hints: []string{elsewhere}}
 }
 
 // isAddrPort reports whether s is an address of this machine and a port; 0 is any that is free.

@@ -30,7 +30,9 @@ func tokenOptions(c resource.TokenConfig) (server.TokenOptions, error) {
 		if err != nil {
 			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.fetchRoots: %s", reason(err))}
 		}
-		o.FetchRoots = x509.NewCertPool()
+		if o.FetchRoots, err = x509.SystemCertPool(); err != nil { // beside the system's, if it has any
+			o.FetchRoots = x509.NewCertPool()
+		}
 		if !o.FetchRoots.AppendCertsFromPEM(pem) {
 			return o, &admin.Problem{Code: "config", Message: "reading token.fetchRoots: no certificate in " + c.FetchRoots, Hints: []string{"it holds PEM certificates"}}
 		}

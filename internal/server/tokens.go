@@ -550,3 +550,11 @@ func (c counted) Write(ctx context.Context, rec *audit.Record) error {
 	}
 	return err
 }
+
+// TokenMTLS is the base URL of its port for clients with a certificate.
+func (s *Server) TokenMTLS() string {
+	if s.tokens == nil {
+		return ""
+	}
+	return s.tokens.mtlsURL
+}
