@@ -55,8 +55,8 @@ func Explain(w *Why, a Asked) {
 			w.Lines = append(w.Lines, "no rule allows it. nearest:")
 		}
 		w.Hint = suggest(a)
-		if wantsToken(e.Nearest) && a.From != "" { // allowing it without would be more than was meant
-			w.Hint = "countersign run " + a.From + " -- countersign token exchange --audience " + a.To + " < TOKEN"
+		if wantsToken(e.Nearest) { // allowing it without would be more than was meant
+			w.Hint = tokenFor(a, e.Nearest[0].Fields)
 		}
 	case policy.ReasonAllowRule:
 		w.Lines = append(w.Lines, "allowed by "+ruleName(e.Verdict.Policy, e.Verdict.Rule)+placeText(w.Place))
@@ -78,6 +78,32 @@ func wantsToken(nearest []policy.Miss) bool {
 		}
 	}
 	return true
+}
+
+// absent is what package policy says of a claim that is not there.
+const absent = "(absent)"
+
+// tokenFor is how the caller comes by a token that says what the rule asks for. A token that was
+// there and says otherwise is its issuer's affair.
+func tokenFor(a Asked, misses []policy.FieldMiss) string {
+	if a.From == "" {
+		return ""
+	}
+	to := a.To
+	if ns, name, ok := strings.Cut(to, "/"); ok {
+		to = name + "." + ns
+	}
+	run := "countersign run " + a.From + " -- countersign token "
+	for _, f := range misses {
+		claim, ok := strings.CutPrefix(f.Field, "claim ")
+		switch {
+		case ok && claim == "scope" && len(f.Allows) > 0:
+			return run + "issue --audience " + to + " --scope " + ShellQuote(f.Allows[0]) + " --header"
+		case ok && f.Got != "" && f.Got != absent:
+			return "the token of the call must say " + claim + " " + strings.Join(f.Allows, " or ")
+		}
+	}
+	return run + "exchange --audience " + to + " --header < TOKEN"
 }
 
 func missOf(m policy.Miss) Miss {

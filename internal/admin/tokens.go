@@ -101,7 +101,7 @@ type ClientMade struct {
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	ClientID  string    `json:"client_id"`
-	Secret    string    `json:"secret,omitempty"`
+	Secret    string    `json:"client_secret,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	Revision  int64     `json:"revision"`
 	Notes     []string  `json:"notes,omitempty"`
@@ -124,6 +124,7 @@ type ClientRow struct {
 	Name      string         `json:"name"`
 	ClientID  string         `json:"client_id"`
 	Auth      string         `json:"auth"`
+	SPIFFEID  string         `json:"spiffe_id,omitempty"`
 	Disabled  bool           `json:"disabled,omitempty"`
 	Targets   []ClientTarget `json:"targets"`
 	Secrets   []ClientSecret `json:"secrets"`

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-	"time"
 
 	"countersign.dev/internal/jose"
 )
@@ -13,7 +12,7 @@ import (
 // behind what it was given but Header.
 func (r *Rules) Authenticate(q *Request) Outcome {
 	out := Outcome{Query: q.Query, HasQuery: q.HasQuery}
-	r.clearOutputs(q.Header)
+	r.ClearOutputs(q.Header)
 	if isPreflight(q) {
 		r.strip(q, &out)
 	} else if out.Refused = r.identify(q, &out); out.Refused != nil {
@@ -53,7 +52,7 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 	)
 	for i, f := range list {
 		if f.bad {
-			return attachedRefusal(q, 401, codeToken, textForm, jose.Format, "")
+			return r.attachedRefusal(q, 401, codeToken, textForm, jose.Format, "")
 		}
 		if slices.Contains(list[:i], f) {
 			continue
@@ -68,7 +67,7 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 			raw = f.raw
 		case v.alien && f.place.kind == inBuiltIn: // the application's own affair
 		case v.alien:
-			return attachedRefusal(q, 401, codeToken, textIssuer, jose.Iss, "")
+			return r.attachedRefusal(q, 401, codeToken, textIssuer, jose.Iss, "")
 		default:
 			n := &r.rules[v.rule]
 			no := r.refusal(q, n, f.raw, v.why)
@@ -89,7 +88,7 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 	case audience != nil:
 		return audience
 	case several:
-		return attachedRefusal(q, 401, codeToken, textMultiple, reasonMultiple, "")
+		return r.attachedRefusal(q, 401, codeToken, textMultiple, reasonMultiple, "")
 	}
 	if no := r.otherSchemes(q); no != nil || chosen.token == nil {
 		return no
@@ -198,17 +197,13 @@ func (r *Rules) verify(q *Request, n *rule, raw string) (*jose.Token, *jose.Erro
 	return nil, why
 }
 
-// keeper is a cache that can be asked for a token without verifying it: a token that is there
-// passes whatever else its peer sent, and costs no look at who issued it.
-type keeper interface {
-	Cached(now time.Time, raw string, k *jose.Check) *jose.Token
-}
-
+// cached is a token that was verified before: it passes whatever else its peer sent, and costs
+// no look at who issued it.
 func cached(q *Request, n *rule, raw string) *jose.Token {
-	if k, ok := any(q.Cache).(keeper); ok && q.Cache != nil {
-		return k.Cached(q.Now, raw, n.check)
+	if q.Cache == nil {
+		return nil
 	}
-	return nil
+	return q.Cache.Cached(q.Now, raw, n.check)
 }
 
 // asError is what jose says of a refused token, as it says all.

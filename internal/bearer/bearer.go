@@ -57,7 +57,6 @@ type Request struct {
 	Host      string
 	Scheme    string // of the connection, for the realm
 	Header    http.Header
-	HTTP2     bool // the Cookie lines of one were joined before: here all are read alike
 	Presenter jose.Presenter
 	Cache     *jose.Cache     // nil: nothing is kept
 	Revoked   *revocation.Log // nil is a log that never came
@@ -86,7 +85,7 @@ type Refusal struct {
 	Text      string // body, one of the fixed texts
 	Challenge string // WWW-Authenticate
 	Reason    string // tokens.md 12.1, or missing, multiple
-	Detail    string // for the operator
+	Detail    string // for the operator, at most 200 bytes
 	// Token is what was refused though its signature holds (revoked, bound to another): for the
 	// record alone; nil: nothing of it is believed.
 	Token *jose.Token

@@ -87,8 +87,8 @@ func inline(text json.RawMessage, rsa []jose.Alg) (p digest, read func() *jose.S
 // check gives the one Check that stands for all equal ones, of this revision or the one before:
 // what the cache holds counts for that very Check.
 func (b *Book) check(c jose.Check, keys digest, read func() *jose.Set) *jose.Check {
-	p := digest(sha256.Sum256(fmt.Appendf(nil, "%s %q %x %q %t %t %q %d %d %d %q %q %q %q",
-		c.Profile, c.Issuer, keys, c.Audiences, c.AudienceLast, c.SingleAudience, c.Algs,
+	p := digest(sha256.Sum256(fmt.Appendf(nil, "%s %q %x %t %q %t %t %q %d %d %d %q %q %q %q",
+		c.Profile, c.Issuer, keys, c.Audiences == nil, c.Audiences, c.AudienceLast, c.SingleAudience, c.Algs,
 		c.ExpSkew, c.Skew, c.MaxLife, c.Split, c.Typ, c.IgnoreHeaders, c.TrustDomain)))
 	shared := b.checks[p]
 	if shared == nil {

@@ -92,7 +92,7 @@ func joined(line string) bool {
 func (r *Rules) twice(q *Request) *Refusal {
 	for i := range r.places {
 		if p := &r.places[i]; p.name == authorization && (p.kind == inBearer || p.kind == inHeader) {
-			return attachedRefusal(q, 400, codeRequest, textRequest, reasonMultiple, "two Authorization lines")
+			return r.attachedRefusal(q, 400, codeRequest, textRequest, reasonMultiple, "two Authorization lines")
 		}
 	}
 	no := r.ambiguous

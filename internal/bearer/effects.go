@@ -19,9 +19,9 @@ func (r *Rules) strip(q *Request, out *Outcome) {
 	takeOut(q, out, r.find(q, buf[:0]), noRule)
 }
 
-// clearOutputs removes what only rules may say, in every spelling that a program could take for
-// it (http-strictness.md 7.2).
-func (r *Rules) clearOutputs(h http.Header) {
+// ClearOutputs removes what only rules may say, in every spelling that a program could take for
+// it (http-strictness.md 7.2): from header and trailer alike, for some programs join them.
+func (r *Rules) ClearOutputs(h http.Header) {
 	if len(r.outputs) == 0 {
 		return
 	}

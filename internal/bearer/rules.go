@@ -22,15 +22,13 @@ const (
 // dayLife is the longest life of a foreign token where the issuer's record says nothing.
 const dayLife = 24 * time.Hour
 
-// noAudience is one that no token has: NUL in a claim is refused. An empty list of audiences
-// would not ask at all.
-var noAudience = []string{"\x00"}
-
 // Rules are what counts at one workload. They never change.
 type Rules struct {
 	rules   []rule // attached in the order of 6.1, then built in
 	places  []place
 	outputs []string // headers that rules write, canonical: nobody else may
+
+	metadata map[string][]byte // by host and path of the resource (RFC 9728)
 
 	issuer    string // our own
 	nobody    string // who shows tokens without being proven: all of them at this workload
@@ -42,6 +40,7 @@ type Rules struct {
 	denyStale bool
 
 	invalid, ambiguous, missing Refusal // the answers of built-in rules (tokens.md 18.3)
+	where                       string  // what of a challenge says where the metadata are
 }
 
 // rule is one issuer, and what becomes of its tokens.
@@ -107,7 +106,7 @@ func (b *Book) trusted(i *grant.Issuer, w Workload) rule {
 		MaxLife: cmp.Or(i.MaxLifetime, dayLife), Typ: i.Typ, IgnoreHeaders: i.IgnoreHeaders,
 	}
 	if len(c.Audiences) == 0 {
-		c.Audiences = noAudience
+		c.Audiences = []string{} // not nil, which would not ask at all
 	}
 	var rsa []jose.Alg
 	for _, name := range i.Algs {
@@ -224,17 +223,15 @@ func (r *Rules) audiences(w Workload) []string {
 // record reads what the records of the workload's audiences ask, and makes the challenges. Of
 // several records the stricter counts.
 func (r *Rules) record(w Workload) {
-	recorded := false
 	if r.directory != nil {
 		for _, audience := range r.audiences(w) {
 			if a := r.directory.Audience(audience); a != nil {
-				recorded = true
 				r.require = r.require || a.RequireToken
 				r.denyStale = r.denyStale || a.OnStale == "deny"
 			}
 		}
 	}
-	r.challenges(w.Service, recorded)
+	r.challenges(w.Service, r.describe(w))
 }
 
 // keyless reports whether nothing can be verified by the rule.

@@ -42,23 +42,23 @@ const (
 	codeToken   = "invalid_token" // RFC 6750 section 3.1
 	codeRequest = "invalid_request"
 
-	maxRealm     = 256
-	metadataPath = "/.well-known/oauth-protected-resource"
+	maxRealm  = 256 // bytes
+	maxDetail = 200 // bytes
 )
 
 // challenges makes what the built-in rules answer. A service with a record says where its
-// metadata are, RFC 9728.
-func (r *Rules) challenges(service string, recorded bool) {
-	realm, tail := `Bearer realm="`+quotable(service)+`"`, ""
-	if namespace, name, ok := strings.Cut(quotable(service), "/"); ok && recorded {
-		tail = `, resource_metadata="http://` + name + "." + namespace + metadataPath + `"`
+// metadata are (RFC 9728, section 5.1).
+func (r *Rules) challenges(service, metadata string) {
+	realm := `Bearer realm="` + quotable(service) + `"`
+	if metadata != "" {
+		r.where = `, resource_metadata="` + metadata + `"`
 	}
 	failed := func(code, text string) string {
-		return realm + `, error="` + code + `", error_description="` + text + `"` + tail
+		return realm + `, error="` + code + `", error_description="` + text + `"` + r.where
 	}
 	r.invalid = Refusal{Status: 401, Text: textInvalid, Challenge: failed(codeToken, textInvalid)}
 	r.ambiguous = Refusal{Status: 400, Text: textRequest, Challenge: failed(codeRequest, textRequest), Reason: reasonMultiple}
-	r.missing = Refusal{Status: 401, Text: textMissing, Challenge: realm + tail, Reason: reasonMissing}
+	r.missing = Refusal{Status: 401, Text: textMissing, Challenge: realm + r.where, Reason: reasonMissing}
 }
 
 // quotable is s without what ends a quoted-string.
@@ -66,18 +66,34 @@ func quotable(s string) string { return strings.NewReplacer(`"`, "", `\`, "").Re
 
 // attachedRefusal is the answer under an attached rule. The realm never holds the query: the
 // token may be in it.
-func attachedRefusal(q *Request, status int, code, text string, reason jose.Reason, detail string) *Refusal {
+func (r *Rules) attachedRefusal(q *Request, status int, code, text string, reason jose.Reason, detail string) *Refusal {
 	realm := quotable(q.Scheme + "://" + q.Host + q.Path)
-	return &Refusal{
-		Status: status, Text: text, Reason: string(reason), Detail: detail,
+	no := &Refusal{
+		Status: status, Text: text, Reason: string(reason), Detail: clip(detail),
 		Challenge: `Bearer realm="` + realm[:min(len(realm), maxRealm)] + `", error="` + code + `"`,
 	}
+	if status == 401 {
+		no.Challenge += r.where
+	}
+	return no
 }
+
+// clip bounds what a record tells of a token that nobody believes. A claim that looks like a
+// token is not told at all.
+func clip(detail string) string {
+	if strings.Contains(detail, jwtStart) {
+		return ""
+	}
+	return strings.ToValidUTF8(detail[:min(len(detail), maxDetail)], "")
+}
+
+// Revoked is the answer to a request whose token was revoked while it was on its way.
+func (r *Rules) Revoked() *Refusal { return r.refuse(jose.Revoked, "") }
 
 // refuse is the answer of the built-in rules.
 func (r *Rules) refuse(reason jose.Reason, detail string) *Refusal {
 	no := r.invalid
-	no.Reason, no.Detail = string(reason), detail
+	no.Reason, no.Detail = string(reason), clip(detail)
 	return &no
 }
 
@@ -85,8 +101,10 @@ func (r *Rules) refuse(reason jose.Reason, detail string) *Refusal {
 func (r *Rules) refusal(q *Request, n *rule, raw string, why *jose.Error) *Refusal {
 	status, text := 401, ""
 	switch {
-	case n.builtIn:
+	case n.builtIn && n.own:
 		return r.refuse(why.Reason, why.Text)
+	case n.builtIn:
+		return r.refuse(why.Reason, by(why.Text, "TrustedIssuer"))
 	case why.Reason == jose.Aud:
 		status, text = 403, textAudience
 	case n.keyless() && why.Reason != jose.Iss:
@@ -94,8 +112,11 @@ func (r *Rules) refusal(q *Request, n *rule, raw string, why *jose.Error) *Refus
 	default:
 		text = textOf(raw, why.Reason)
 	}
-	return attachedRefusal(q, status, codeToken, text, why.Reason, why.Text)
+	return r.attachedRefusal(q, status, codeToken, text, why.Reason, by(why.Text, "RequestAuthentication"))
 }
+
+// by says which kind of object asked for what a foreign token does not have.
+func by(detail, kind string) string { return strings.TrimSpace(clip(detail) + " (" + kind + ")") }
 
 // textOf is the text of 7.14.
 func textOf(raw string, why jose.Reason) string {

@@ -79,6 +79,7 @@ func (d *Directory) addServices(o Objects) {
 		}
 		d.services[s.Namespace+"/"+s.Name] = id
 		d.canonical[id], d.resources[id] = true, id
+		d.resources["http://"+s.Name+"."+s.Namespace] = id // as its metadata name it (RFC 9728)
 	}
 }
 

@@ -92,6 +92,9 @@ func (c *Check) audience(p *payload) *Error {
 	if c.Audiences == nil || slices.ContainsFunc(p.aud, func(a string) bool { return slices.Contains(c.Audiences, a) }) {
 		return nil
 	}
+	if len(c.Audiences) == 0 {
+		return refuse(Aud, fmt.Sprintf("the token is for %s, and no audience of its issuer is here", list(p.aud)))
+	}
 	return refuse(Aud, fmt.Sprintf("the token is for %s, this is %s", list(p.aud), list(c.Audiences)))
 }
 

@@ -76,6 +76,7 @@ func (n *Node) revokedTokens(all bool, entries []revocation.Entry, at time.Time)
 		err = n.revoked.Add(entries, now)
 	}
 	if err != nil { // what cannot be read may name any token: none of ours counts until it is sent anew
+		n.proxy.Revoked()
 		return fmt.Errorf("taking the log of revoked tokens: %w", err)
 	}
 	n.revoked.Beat(now)

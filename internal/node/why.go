@@ -269,7 +269,8 @@ func (n *Node) explainToken(rec *audit.Record, from, to string) (lines []string,
 	if ns, service, ok := strings.Cut(to, "/"); ok {
 		name = service + "." + ns
 	}
-	if from != "" && rec.Side == audit.SideServer {
+	ours := !strings.HasSuffix(rec.Detail, "(TrustedIssuer)") && !strings.HasSuffix(rec.Detail, "(RequestAuthentication)")
+	if from != "" && ours && rec.Side == audit.SideServer {
 		hint = fmt.Sprintf("countersign run %s -- countersign token issue --audience %s --header", strings.TrimPrefix(from, "default/"), name)
 	}
 	return lines, hint

@@ -17,7 +17,7 @@ type refused struct {
 	reason   string
 	text     string
 	err      string // the record's error field
-	detail   string
+	detail   string // the record's
 	decision string // audit.Deny unless said
 	keep     bool   // no fault of the client: the connection goes on
 	event    string // code of the note for the caller's terminal
@@ -35,7 +35,6 @@ var (
 	refuseMisdirected   = &refused{status: 421, layer: audit.LayerHTTP, reason: h1.AuthorityMismatch, text: "Host is another service's", keep: true}
 	refuseExpired       = &refused{status: 421, layer: audit.LayerTLS, reason: "expired", text: "certificate has ended"}
 	refuseRevoked       = &refused{status: 421, layer: audit.LayerTLS, reason: "revoked", text: "certificate is not trusted"}
-	refuseTokenRevoked  = &refused{status: 401, layer: audit.LayerToken, reason: "revoked", text: "the access token is not valid", challenge: `Bearer error="invalid_token"`}
 	refuseDraining      = &refused{status: 503, layer: audit.LayerRoute, reason: "no_endpoint", text: "shutting down", decision: audit.Failed}
 	refusePanic         = &refused{status: 502, text: "internal error", err: "panic", decision: audit.Failed}
 	refuseUnproven      = &refused{status: 407, layer: audit.LayerHTTP, reason: h1.BadHeader, text: "caller is not known", keep: true}
@@ -177,9 +176,7 @@ func (x *exchange) finish(o outcome) {
 				rec.Policy, rec.Rule = "", 0
 			}
 		}
-		if no.detail != "" {
-			rec.Detail = no.detail
-		}
+		x.note(no.detail)
 	}
 	if rec.Decision == "" {
 		rec.Decision = audit.Allow

@@ -47,10 +47,10 @@ type exchange struct {
 	to    *target
 
 	// From requestIdentity.
-	token    *jose.Token // nil: no request identity
-	ownToken bool
-	epoch    uint64 // of the log of revoked tokens when it was asked
-	rest     *bearer.Rest
+	rules *bearer.Rules
+	token *jose.Token // of our own issuer, which can be revoked; nil: none
+	epoch uint64      // of the log of revoked tokens before it was asked
+	rest  *bearer.Rest
 
 	rec      audit.Record
 	status   int
@@ -83,7 +83,7 @@ type step func(*exchange) *refused
 // The steps of dataplane.md 3.1. Outbound the route is looked up before policy is asked,
 // because the destination must be known; the callee's side decides.
 var (
-	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).requestIdentity, (*exchange).decide}
+	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).resourceMetadata, (*exchange).requestIdentity, (*exchange).decide}
 	outboundSteps = []step{(*exchange).shape, (*exchange).callerIdentity, (*exchange).destination, (*exchange).attachToken}
 )
 
@@ -117,6 +117,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, side string, steps
 	for _, do := range steps {
 		if no := do(x); no != nil {
 			x.refuse(no)
+			return
+		}
+		if x.ended { // the step answered
 			return
 		}
 	}
@@ -211,9 +214,10 @@ func (x *exchange) shape() *refused {
 		return refuseFault(f)
 	}
 	if len(names) > 0 {
-		x.rec.Detail = "stripped:" + strings.Join(names[:min(len(names), 8)], ",")
+		x.note("stripped:" + strings.Join(names[:min(len(names), 8)], ","))
 	}
 	delete(r.Header, "Expect")
+	delete(r.Header, "Content-Length")
 	x.describeRequest()
 	return nil
 }
@@ -365,8 +369,13 @@ func (x *exchange) register() *refused {
 		panic(http.ErrAbortHandler)
 	}
 	now := x.p.view.Load()
-	if now != x.v || x.token != nil && x.p.revoked.Epoch() != x.epoch {
+	if now != x.v {
 		if c := x.judge(now); c != nil {
+			return x.refusedBy(c)
+		}
+	}
+	if x.token != nil && x.p.revoked.Epoch() != x.epoch {
+		if c := x.judgeToken(); c != nil {
 			return x.refusedBy(c)
 		}
 	}

@@ -29,7 +29,6 @@ func (x *exchange) toProgram() {
 // reached nobody.
 func (x *exchange) forward(u *upstream) (no *refused, again bool) {
 	defer u.release()
-	delete(x.r.Header, "Content-Length")
 	x.receiveBody()
 	switch {
 	case x.websocket:
@@ -84,10 +83,16 @@ func (x *exchange) outgoing() *outgoing {
 	}
 	o.body = &x.body
 	if o.length < 0 {
-		o.trailers = trailerNames(r.Trailer)
+		o.trailers = x.announcedTrailers()
 		o.trailer = func() http.Header { return x.sentTrailer() }
 	}
 	return o
+}
+
+// announcedTrailers are those of the request that may go on.
+func (x *exchange) announcedTrailers() []string {
+	x.clearTrailer(x.r.Trailer)
+	return trailerNames(x.r.Trailer)
 }
 
 // trailerNames are the announced trailers that may go on.
@@ -111,6 +116,7 @@ func trailerNames(t http.Header) []string {
 func (x *exchange) sentTrailer() http.Header {
 	t := x.r.Trailer
 	h1.StripTrailer(t)
+	x.clearTrailer(t)
 	return t
 }
 

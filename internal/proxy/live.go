@@ -36,9 +36,6 @@ func (x *exchange) judge(v *view) *cut {
 	if !ok {
 		return &cut{why: cutRevoked, rev: v.PolicyRevision}
 	}
-	if x.revokedNow() {
-		return &cut{why: cutToken, rev: v.PolicyRevision}
-	}
 	if x.ask.Header == nil && b.bound.ReadsHeader() {
 		// The policy that let it begin looked at no header, and none was kept for one that does.
 		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
@@ -73,7 +70,7 @@ func (x *exchange) refusedBy(c *cut) *refused {
 	case cutPolicy:
 		return refuseChanged
 	case cutToken:
-		return refuseTokenRevoked
+		return refusedToken(x.rules.Revoked())
 	case cutRevoked:
 		return refuseRevoked
 	}
@@ -139,12 +136,12 @@ func (s *live) count() int {
 	return s.n
 }
 
-// recheck decides every exchange under way by v and cuts what it denies.
-func (s *live) recheck(v *view) {
+// sweep judges every exchange under way and cuts those whose end it is.
+func (s *live) sweep(judge func(*exchange) *cut) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for x := s.first; x != nil; x = x.next {
-		if c := x.judge(v); c != nil {
+		if c := judge(x); c != nil {
 			x.breakOff(c)
 		}
 	}
@@ -180,9 +177,19 @@ func (x *exchange) breakOff(c *cut) {
 		x.body.leave(x.w)
 	}
 	if d, ok := x.w.(deadlines); ok && begun {
-		_ = d.SetWriteDeadline(time.Unix(1, 0))
+		at := time.Unix(1, 0)
+		if c.gentle(x) {
+			at = time.Now().Add(gentleTime)
+		}
+		_ = d.SetWriteDeadline(at)
 	}
 }
+
+// gentle reports a cut that is told in a trailer: gRPC has a status for tokens (tokens.md 13).
+func (c *cut) gentle(x *exchange) bool { return c != nil && c.why == cutToken && x.grpc && x.h2 }
+
+// gentleTime is what a caller has to take that trailer.
+const gentleTime = time.Second
 
 // deadlines are those of a connection, or of a stream in HTTP/2. Both of net/http's response
 // writers have them.

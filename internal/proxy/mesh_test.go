@@ -20,6 +20,7 @@ import (
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/identity/identitytest"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/revocation"
 	"countersign.dev/internal/telemetry"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -54,6 +55,10 @@ type node struct {
 	*Proxy
 	t    testing.TB
 	addr string
+	log  *revocation.Log
+
+	attach    func(*Run, Attach) (string, error) // set before calls
+	pseudonym atomic.Pointer[func()]             // what happens when a token has been verified
 
 	mu      sync.Mutex
 	records []*audit.Record
@@ -110,7 +115,17 @@ func newNode(t testing.TB, name string) *node {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &node{t: t, Proxy: New(Options{Recorder: rec, Metrics: telemetry.NewMetrics("test")})}
+	n := &node{t: t, log: revocation.NewLog()}
+	n.Proxy = New(Options{
+		Recorder: rec, Metrics: telemetry.NewMetrics("test"), Revoked: n.log,
+		Attach: func(_ context.Context, r *Run, a Attach) (string, error) { return n.attach(r, a) },
+		PseudonymKey: func() []byte {
+			if f := n.pseudonym.Swap(nil); f != nil {
+				(*f)()
+			}
+			return []byte("pseudonyms")
+		},
+	})
 	var wait sync.WaitGroup
 	wait.Go(func() { _ = rec.Run(ctx) })
 	taps := rec.Tap(ctx, func(*audit.Record) bool { return true })

@@ -157,7 +157,7 @@ func (x *exchange) muxRequest(u *upstream) *http.Request {
 	}
 	x.mux = &muxBody{x: x, out: out}
 	out.Body = x.mux
-	if names := trailerNames(r.Trailer); len(names) > 0 {
+	if names := x.announcedTrailers(); len(names) > 0 {
 		out.Trailer = make(http.Header, len(names))
 		for _, name := range names {
 			out.Trailer[name] = nil

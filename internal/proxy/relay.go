@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,14 +92,25 @@ func (x *exchange) relay(a *answer, u *upstream) {
 		return
 	}
 	a.end(x, u, false)
-	if x.late(fault) && a.length < 0 {
-		x.writeTrailer(http.Header{"Grpc-Status": {"4"}, "Grpc-Message": {refuseOverdue.text}}, trailers)
-		x.rec.GRPCStatus = 4 + 1
+	switch {
+	case a.length >= 0:
+	case x.late(fault):
+		x.endGRPC(4, refuseOverdue.text, trailers)
 		x.finish(outcome{status: a.status, resp: n, decision: refuseOverdue.decision, err: refuseOverdue.err})
+		return
+	case x.cut.Load().gentle(x):
+		x.endGRPC(grpcStatus(http.StatusUnauthorized), x.rules.Revoked().Text, trailers)
+		x.finish(x.broken(fault, a.status, n))
 		return
 	}
 	x.finish(x.broken(fault, a.status, n))
 	panic(http.ErrAbortHandler)
+}
+
+// endGRPC ends a gRPC stream with a status of ours.
+func (x *exchange) endGRPC(code int, text string, trailers []string) {
+	x.writeTrailer(http.Header{"Grpc-Status": {strconv.Itoa(code)}, "Grpc-Message": {text}}, trailers)
+	x.rec.GRPCStatus = code + 1
 }
 
 // writeAnswerHead writes the response head without what speaks of the upstream's connection.

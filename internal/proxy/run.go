@@ -213,6 +213,6 @@ func (s *SVID) margin() time.Duration {
 
 // recheck puts v in force for what is under way (dataplane.md 12.5).
 func (r *run) recheck(v *view) {
-	r.live.recheck(v)
+	r.live.sweep(func(x *exchange) *cut { return x.judge(v) })
 	r.open.each(func(l *link) { l.recheck(v) })
 }

@@ -22,8 +22,7 @@ type Attach struct {
 // requestIdentity is step 2 inbound: the token of the request, if there is one. What it leaves
 // of the request is what policy sees.
 func (x *exchange) requestIdentity() *refused {
-	rules := x.run.rules(x.v)
-	if rules == nil {
+	if x.rules = x.run.rules(x.v); x.rules == nil {
 		return nil
 	}
 	r := x.r
@@ -32,26 +31,27 @@ func (x *exchange) requestIdentity() *refused {
 		Query: x.ask.Query, HasQuery: x.ask.HasQuery,
 		Header: r.Header, Presenter: x.link.presenter(), Cache: x.p.tokens, Revoked: x.p.revoked,
 	}
-	x.epoch = x.p.revoked.Epoch()
-	out := rules.Authenticate(&q)
+	x.epoch = x.p.revoked.Epoch() // before the log is asked: see register
+	out := x.rules.Authenticate(&q)
 	if out.Missed != nil && x.p.missed != nil {
 		x.p.missed(*out.Missed)
 	}
-	if out.Detail != "" {
-		x.rec.Detail = out.Detail
+	if out.Own {
+		x.rec.Stale = x.p.revoked.Stale(x.now)
 	}
 	if no := out.Refused; no != nil {
 		if no.Token != nil {
-			x.rec.Subject = x.p.subject(no.Token, true)
+			x.rec.Subject = x.p.subject(no.Token, out.Own)
 		}
-		return &refused{
-			status: no.Status, layer: audit.LayerToken, reason: no.Reason, detail: no.Detail, text: no.Text, challenge: no.Challenge, keep: true,
-		}
+		return refusedToken(no)
 	}
+	x.note(out.Detail)
 	if out.Token != nil {
-		x.token, x.ownToken = out.Token, out.Own
 		x.ask.Token = out.Token
 		x.rec.Subject = x.p.subject(out.Token, out.Own)
+		if out.Own {
+			x.token = out.Token
+		}
 	}
 	x.rest = out.Rest
 	if out.QueryCut {
@@ -59,6 +59,24 @@ func (x *exchange) requestIdentity() *refused {
 		x.setQuery(out.Query, out.HasQuery)
 	}
 	return nil
+}
+
+// refusedToken is the answer of the token step.
+func refusedToken(no *bearer.Refusal) *refused {
+	return &refused{
+		status: no.Status, layer: audit.LayerToken, reason: no.Reason, detail: no.Detail, text: no.Text, challenge: no.Challenge, keep: true,
+	}
+}
+
+// note adds to what the record tells the operator.
+func (x *exchange) note(detail string) {
+	switch {
+	case detail == "":
+	case x.rec.Detail == "":
+		x.rec.Detail = detail
+	default:
+		x.rec.Detail += "; " + detail
+	}
 }
 
 func (x *exchange) setQuery(query string, has bool) {
@@ -129,7 +147,7 @@ type tokenRules struct {
 // subject is a token as records tell it.
 func (p *Proxy) subject(t *jose.Token, own bool) *audit.Subject {
 	s := &audit.Subject{
-		Iss: t.Issuer(), JTI: t.ID(), ClientID: t.ClientID(), Scopes: strings.Join(t.Scopes(), " "),
+		Iss: t.Issuer(), JTI: t.ID(), ClientID: t.ClientID(), Scopes: strings.Join(slices.Sorted(slices.Values(t.Scopes())), " "),
 		TokenType: "external", Auth: "bearer", Binding: "none", TokenIat: seconds(t.Issued()), TokenExp: seconds(t.Expires()),
 		RTI: t.Root(), SID: t.SessionID(),
 	}
@@ -162,22 +180,30 @@ func seconds(t int64) time.Time {
 	return time.Unix(t, 0)
 }
 
-// revokedNow asks once more whether the token of a request is revoked, where the log has
-// moved since it was asked.
-func (x *exchange) revokedNow() bool {
-	if x.token == nil || !x.ownToken {
-		return false
+// judgeToken asks once more whether the token of an exchange is revoked: nil, or its end.
+func (x *exchange) judgeToken() *cut {
+	if x.token == nil {
+		return nil
 	}
-	_, revoked := x.p.revoked.Revoked(x.token)
-	return revoked
+	if _, revoked := x.p.revoked.Revoked(x.token); !revoked {
+		return nil
+	}
+	return &cut{why: cutToken, rev: x.v.PolicyRevision}
 }
 
-// Revoked says that the log of revoked tokens has grown: what is under way with one of them is
-// cut when it returns.
+// Revoked says that the log of revoked tokens has grown. When it returns, what is under way with
+// one of them is being cut.
 func (p *Proxy) Revoked() {
-	v := p.view.Load()
 	for _, r := range p.all() {
-		r.live.recheck(v)
+		r.live.sweep((*exchange).judgeToken)
+	}
+}
+
+// clearTrailer takes out of a trailer what only token rules may say: a program may read it as
+// it reads the header.
+func (x *exchange) clearTrailer(t http.Header) {
+	if x.rules != nil && len(t) > 0 {
+		x.rules.ClearOutputs(t)
 	}
 }
 

@@ -302,7 +302,10 @@ func (s *Service) pseudonym(i *issue) string {
 	if s.o.Pseudonyms != nil {
 		key = s.o.Pseudonyms()
 	}
-	return audit.Pseudonym(key, s.o.Issuer, i.subject, i.oiss != "")
+	if i.oiss != "" { // as proxies tell the same person in front of the exchange
+		return audit.Pseudonym(key, i.oiss, i.osub, true)
+	}
+	return audit.Pseudonym(key, s.o.Issuer, i.subject, false)
 }
 
 func newJTI() string {
