@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +78,67 @@ func TestLoad(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// An SVID is read out of a message as it is, or not at all.
+func TestMembers(t *testing.T) {
+	for _, test := range []struct {
+		name, in string
+		want     map[uint64][]byte
+	}{
+		{"two fields", "\x0a\x01a\x12\x02bc", map[uint64][]byte{1: []byte("a"), 2: []byte("bc")}},
+		{"the first of each", "\x0a\x01a\x0a\x01b", map[uint64][]byte{1: []byte("a")}},
+		{"none", "", map[uint64][]byte{}},
+		{"cut", "\x0a\x02a", nil},
+		{"without a length", "\x0a", nil},
+		{"a number", "\x08\x01", nil},
+		{"longer than can be", "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", nil},
+	} {
+		got, err := members([]byte(test.in))
+		if !reflect.DeepEqual(got, test.want) || (err == nil) != (test.want != nil) {
+			t.Errorf("%s: got %v, %v", test.name, got, err)
+		}
+	}
+}
+
+// An aim is met at its very value, and missed on its other side.
+func TestAim(t *testing.T) {
+	for _, test := range []struct {
+		aim    Aim
+		result float64
+		want   string
+	}{
+		{atMost(3, "x"), 2.9, "✓"},
+		{atMost(3, "x"), 3, "✓"},
+		{atMost(3, "x"), 3.1, "✗"},
+		{atLeast(3, "x"), 3.1, "✓"},
+		{atLeast(3, "x"), 3, "✓"},
+		{atLeast(3, "x"), 2.9, "✗"},
+		{noAim("x"), 2.9, ""},
+	} {
+		if got := test.aim.mark(test.result); got != test.want {
+			t.Errorf("%v beside %s: got %q, want %q", test.result, test.aim, got, test.want)
+		}
+	}
+}
+
+// A token service that limits its client is no measurement, and no token is one either.
+func TestAsk(t *testing.T) {
+	for _, test := range []struct {
+		name, answer, want string
+		err                error
+	}{
+		{"token", "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"access_token\":\"x\"}", "x", nil},
+		{"limited", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n", "", errLimited},
+		{"busy", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "", errLimited},
+		{"refused", "HTTP/1.1 400 Bad Request\r\nContent-Length: 20\r\n\r\n{\"access_token\":\"x\"}", "", errNoToken},
+		{"empty", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "", errNoToken},
+	} {
+		got, err := readToken(bufio.NewReader(strings.NewReader(test.answer)))
+		if got != test.want || !errors.Is(err, test.err) {
+			t.Errorf("%s: got %q, %v", test.name, got, err)
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const endTime = 15 * time.Second // `run` gives its program 10 s
@@ -125,27 +127,16 @@ func pipes(cmd *exec.Cmd) (io.WriteCloser, io.ReadCloser, error) {
 	return in, out, err
 }
 
-// tick is the unit of /proc/PID/stat; it is the same on every Linux that Go runs on.
-const tick = 10 * time.Millisecond
-
-// cpuOf is the CPU time, user and system, of all threads of some processes.
+// cpuOf is the CPU time, user and system, of all threads of some processes, by the clock that
+// the kernel keeps of each: /proc has it in units of 10 ms.
 func cpuOf(pids []int) (time.Duration, error) {
 	var sum time.Duration
 	for _, pid := range pids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return 0, fmt.Errorf("reading CPU time: %w", err)
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil { // clock_getcpuclockid(3)
+			return 0, fmt.Errorf("reading CPU time of %d: %w", pid, err)
 		}
-		// proc_pid_stat(5): the name in parentheses may hold anything; utime and stime are
-		// the 12th and 13th field behind it.
-		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		for _, f := range fields[11:13] {
-			n, err := strconv.ParseInt(f, 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("reading CPU time of %d: %w", pid, err)
-			}
-			sum += time.Duration(n) * tick
-		}
+		sum += time.Duration(t.Nano())
 	}
 	return sum, nil
 }

@@ -66,7 +66,12 @@ type order struct {
 	Post  bool          // every second connection sends 1 KiB
 	Warm  time.Duration // before anything is counted
 	Time  time.Duration
-	PIDs  []int // whose CPU time is read when counting begins and ends
+	PIDs  []int  // whose CPU time is read when counting begins and ends
+	Token string // Bearer of every request; "": none
+	// Revoke asks for something else: so many tokens for that audience, each called with and
+	// revoked; p50 and p99 are how long it was then still taken.
+	Revoke   int
+	Audience string
 }
 
 // tally is what came of it.
@@ -89,7 +94,11 @@ func serveLoad(ctx context.Context, in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return fmt.Errorf("reading an order: %w", err)
 		}
-		t, err := drive(ctx, o)
+		do := drive
+		if o.Revoke > 0 {
+			do = revokeAll
+		}
+		t, err := do(ctx, o)
 		if err != nil {
 			return err
 		}
@@ -111,6 +120,9 @@ func drive(ctx context.Context, o order) (tally, error) {
 		secret, _ := proxy.User.Password()
 		addr, target = proxy.Host, "http://api/orders/17"
 		field = "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(proxy.User.Username()+":"+secret)) + "\r\n"
+	}
+	if o.Token != "" {
+		field += "Authorization: Bearer " + o.Token + "\r\n"
 	}
 	head := target + " HTTP/1.1\r\nHost: api\r\n" + field +
 		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nX-Request-Id: 0123456789abcdef\r\nCookie: a=b; c=d\r\n"

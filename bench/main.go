@@ -41,6 +41,7 @@ type options struct {
 	starts int
 	idle   time.Duration
 	soak   time.Duration
+	tokens bool
 	pin    int
 	json   bool
 }
@@ -66,6 +67,8 @@ func run(args []string, in io.Reader, out, talk io.Writer) int {
 		err = serveProgram(ctx, args[1])
 	case len(args) == 1 && args[0] == loadChild:
 		err = serveLoad(ctx, in, out)
+	case len(args) == 1 && args[0] == svidChild:
+		err = printSVID(ctx, out)
 	default:
 		var o options
 		if o, err = parse(args, talk); err == nil {
@@ -96,6 +99,7 @@ func parse(args []string, talk io.Writer) (options, error) {
 	fs.IntVar(&o.starts, "starts", 10, "of up, on fresh directories and on one that exists")
 	fs.DurationVar(&o.idle, "quiet", 10*time.Second, "before idle memory is read")
 	fs.DurationVar(&o.soak, "soak", 0, "call for so long over certificates of 10 s life, and nothing else")
+	fs.BoolVar(&o.tokens, "tokens", false, "measure the token service against its aims, and nothing else")
 	fs.IntVar(&o.pin, "pin", -1, "CPU for this process and all it starts")
 	fs.BoolVar(&o.json, "json", false, "results as JSON")
 	if err := fs.Parse(args); err != nil {
@@ -113,7 +117,7 @@ func parse(args []string, talk io.Writer) (options, error) {
 			return o, fmt.Errorf("-only %q: parts are %s", part, strings.Join(parts, ", "))
 		}
 	}
-	if o.soak > 0 {
+	if o.soak > 0 || o.tokens {
 		o.only = nil
 	}
 	return o, nil
@@ -169,6 +173,11 @@ func measure(ctx context.Context, o options, out, talk io.Writer) (err error) {
 	if o.soak > 0 {
 		if res.Soak, err = s.rotate(ctx); err != nil {
 			return fmt.Errorf("measuring rotation: %w", err)
+		}
+	}
+	if o.tokens {
+		if res.Tokens, err = s.tokenService(ctx); err != nil {
+			return fmt.Errorf("measuring tokens: %w", err)
 		}
 	}
 	if o.json {

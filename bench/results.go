@@ -19,6 +19,7 @@ type Results struct {
 	Start  *Starts `json:"start,omitempty"`
 	Idle   *Memory `json:"idle,omitempty"`
 	Soak   *Soak   `json:"soak,omitempty"`
+	Tokens *Tokens `json:"tokens,omitempty"`
 }
 
 // Hops is two hops beside a pair of nginx.
@@ -106,6 +107,9 @@ func (r *Results) print(out io.Writer) {
 	}
 	if m := r.Idle; m != nil {
 		fmt.Fprintf(out, "\nup at rest: RSS %s\n", m)
+	}
+	if t := r.Tokens; t != nil {
+		t.print(out)
 	}
 	if s := r.Soak; s != nil {
 		fmt.Fprintf(out, "\nrotation: %d requests over %d connections in %.0f s, %d certificates renewed, %d failed; RSS %s\n",
