@@ -92,6 +92,9 @@ func (e *env) main(ctx context.Context, args []string) error {
 	}
 	e.after, e.dashes = after, dashes
 	e.json = slices.Contains(before, "--json") // also for what is wrong before flags are parsed
+	if err := checkSecrets(before); err != nil {
+		return err
+	}
 	leading, words, version, err := leadingFlags(before)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -164,6 +167,9 @@ var errInterrupted = errors.New("interrupted")
 // find takes the words of a command off args: one, or noun and verb. A noun may be plural.
 func find(args []string) (*command, []string, error) {
 	table := commands()
+	if plural(args) { // alone it lists
+		args = append([]string{singular(args[0]), "list"}, args[1:]...)
+	}
 	for _, n := range []int{2, 1} {
 		if len(args) < n {
 			continue
@@ -199,6 +205,7 @@ func find(args []string) (*command, []string, error) {
 var foreign = map[string]string{
 	"explain": "why", "start": "up", "stop": "down", "ps": "status", "list": "status", "logs": "tap",
 	"describe": "get", "create": "apply", "exec": "run", "intention": "allow", "permit": "allow", "doctor": "status", "check": "status",
+	"revoke": "token revoke", "token inspect": "jwt inspect", "token clients": "client list", "token client": "client list", "jwt decode": "jwt inspect",
 }
 
 func unknownCommand(name string, table []*command) error {
@@ -220,11 +227,23 @@ func unknownCommand(name string, table []*command) error {
 	return &admin.Problem{Code: "unknown_command", Exit: exitUsage, Message: fmt.Sprintf("unknown command %q", name), Hints: []string{hint}}
 }
 
+// plurals are the nouns that may be typed so.
+var plurals = map[string]string{"cas": "ca", "tokens": "token", "clients": "client", "jwts": "jwt"}
+
 func singular(noun string) string {
-	if noun == "cas" {
-		return "ca"
+	if one, ok := plurals[noun]; ok {
+		return one
 	}
 	return noun
+}
+
+// plural reports a noun in the plural without a verb, of things that can be listed.
+func plural(args []string) bool {
+	if len(args) == 0 || plurals[args[0]] == "" || len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		return false
+	}
+	list := singular(args[0]) + " list"
+	return slices.ContainsFunc(commands(), func(c *command) bool { return c.name == list })
 }
 
 // usage is an error of the one who typed; nothing was tried.

@@ -298,3 +298,32 @@ func TestNotText(t *testing.T) {
 		t.Errorf("status %d\n%s", status, errs)
 	}
 }
+
+// TestRevokeLaggards holds that a node that has not heard of a revocation is named, every one.
+func TestRevokeLaggards(t *testing.T) {
+	addr := answers(t, map[string]func() any{"/v1/token/revoke": func() any {
+		return admin.TokenRevoked{Kind: "jti", Val: "abcdefgh", Enforced: late().(admin.Enforcement)}
+	}})
+	status, out, errs := call(t, "token", "revoke", "--jti", "abcdefgh", "--server", addr)
+	if want := "note: 2 nodes of 43 have not heard of it yet\n  node b7  last seen 40s ago\n  node c2  never seen\n"; status != 0 || errs != want || out != "revoked  abcd…, and what was exchanged from it\n" {
+		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
+	}
+}
+
+// TestRotateWaits holds that token rotate says what it waits for, longer than one question may
+// take, and that giving up does not stop the rotation.
+func TestRotateWaits(t *testing.T) {
+	began := time.Now()
+	addr := answers(t, map[string]func() any{"/v1/token/rotate": func() any {
+		time.Sleep(1100 * time.Millisecond) // as a server whose nodes are late
+		return admin.TokenRotated{Keys: []admin.TokenKey{{KeyID: "k1", State: "retire", Created: began}, {KeyID: "k2", State: "activate", Created: began}}}
+	}})
+	status, out, errs := call(t, "token", "rotate", "--now", "--server", addr)
+	if status != 0 || !strings.Contains(out, "k1   retired  ") || !strings.Contains(out, "k2   signs    ") || !strings.HasPrefix(errs, "waiting until every node knows the new key  1 s\n") {
+		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
+	}
+	status, out, errs = call(t, "token", "rotate", "--now", "--server", addr, "--timeout", "50ms")
+	if want := "error: rotating the key: no answer within 50 ms; the rotation goes on\nhint: countersign status\n"; status != 1 || out != "" || errs != want {
+		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
+	}
+}

@@ -25,9 +25,10 @@ func getCommand() *command {
 			"countersign get ap -o json | jq -r '.items[].metadata.name'",
 		},
 		usage: "[KIND[/NAME] [NAME...]] [flags]",
-		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa), workloads
-(wl), singular or plural. YAML and JSON are what was applied, and apply takes
-them back.`,
+		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
+requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
+trustedissuers, delegationpolicies, singular or plural. YAML and JSON are
+what was applied, and apply takes them back.`,
 		flags: func(f *flags) {
 			f.doc("o,output", "F", "table, wide, yaml, json, name  [table]")
 			f.doc("n,namespace", "NS", "of bare names  [default]")

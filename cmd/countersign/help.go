@@ -34,6 +34,7 @@ Objects (Istio files as they are)
   apply, get, delete
 
 Identity        ca
+Tokens          token  client  jwt
 Program         version  help
 `)
 	if all {
@@ -60,7 +61,12 @@ countersign help COMMAND shows more. Exit: 0 done, 1 no, 2 usage.
 func nounHelp(noun string) string {
 	noun = singular(noun)
 	var b strings.Builder
-	about := map[string]string{"ca": "The authorities of this mesh: what their keys are, and what they signed."}[noun]
+	about := map[string]string{
+		"ca":     "The authorities of this mesh: what their keys are, and what they signed.",
+		"token":  "Access tokens of this mesh: get, exchange, judge and revoke them.",
+		"client": "OAuth clients: who may ask for which tokens, beside the workloads themselves.",
+		"jwt":    "Any JSON Web Token, offline.",
+	}[noun]
 	if about == "" {
 		about = noun + " needs a verb."
 	}

@@ -88,7 +88,9 @@ func TestRootHelp(t *testing.T) {
 	for _, x := range regexp.MustCompile(`(?m)^  (countersign .*?)(   .*)?$`).FindAllStringSubmatch(text, -1) {
 		parses(t, x[1])
 	}
-	checkWidth(t, nounHelp("ca"), 40)
+	for _, noun := range []string{"ca", "token", "client", "jwt"} {
+		checkWidth(t, nounHelp(noun), 40)
+	}
 }
 
 // words splits as a shell does, as far as our examples and hints need it.

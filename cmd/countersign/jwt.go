@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,22 +23,23 @@ func jwtVerifyCommand() *command {
 	var o jwtOptions
 	return &command{
 		name:    "jwt verify",
-		summary: "Judge any JWT by a key set, offline: one token a line, one verdict a line.",
+		summary: "Judge any JWT by a key set, offline.",
 		examples: []string{
-			"countersign jwt verify --jwks keys.json --issuer https://login.example --audience api < tokens",
+			"countersign jwt verify --jwks keys.json --issuer https://id.example < tokens",
 			"countersign jwt verify --jwks keys.json --typ at+jwt --json < tokens",
 			"countersign jwt verify --jwks keys.json --signature-only < jws",
 		},
 		usage: "--jwks FILE [flags] < TOKENS",
-		about: `A check whose flag is absent is left out; exp and the form of the token never
-are. The verdict of a refused token names the rule it failed. Exit 1 if any
-line is refused. Lines "Authorization: Bearer TOKEN" are taken too.`,
+		about: `One token a line, one verdict a line, with the rule that a refused one failed.
+A check whose flag is absent is left out; exp and the form of the token never
+are. Lines "Authorization: Bearer TOKEN" are taken too. Exit 1 if any line is
+refused.`,
 		flags: func(f *flags) {
 			f.text(&o.jwks, "jwks", "FILE", "the keys, a JWK Set")
 			f.text(&o.issuer, "issuer", "I", "iss must be I")
 			f.text(&o.audience, "audience", "A", "aud must be A, or hold it")
-			f.text(&o.typ, "typ", "T", "at+jwt and others have rules of their own  [absent, JWT, at+jwt]")
-			f.text(&o.at, "at", "TIME", "judge as of TIME, RFC 3339 or Unix seconds  [now]")
+			f.text(&o.typ, "typ", "T", "typ must be T; at+jwt and others have rules of their own")
+			f.text(&o.at, "at", "TIME", "judge as of TIME: RFC 3339, or 2h for 2 hours ago  [now]")
 			f.yes(&o.signatureOnly, "signature-only", "do not read the payload, which need be no JSON")
 		},
 		see: "countersign jwt inspect, countersign token verify",
@@ -49,42 +47,43 @@ line is refused. Lines "Authorization: Bearer TOKEN" are taken too.`,
 			if err := noArgs(e.cmd, args); err != nil {
 				return err
 			}
-			return e.jwtVerify(o)
+			return e.jwtVerify(ctx, o)
 		},
 	}
 }
 
-// verdict is what became of one line.
+// verdict is what became of one line (cli.md 11.3). Of a refused one only why is said.
 type verdict struct {
-	Line    int       `json:"line"`
-	OK      bool      `json:"ok"`
-	Reason  string    `json:"reason,omitempty"`
-	Text    string    `json:"text,omitempty"`
-	Issuer  string    `json:"iss,omitempty"`
-	Subject string    `json:"sub,omitempty"`
-	Typ     string    `json:"typ,omitempty"`
-	Alg     string    `json:"alg,omitempty"`
-	KeyID   string    `json:"kid,omitempty"`
-	Expires time.Time `json:"expires,omitzero"`
+	Line     int      `json:"line"`
+	OK       bool     `json:"ok"`
+	Reason   string   `json:"reason,omitempty"` // tokens.md 12.1
+	Text     string   `json:"text,omitempty"`
+	KeyID    string   `json:"kid,omitempty"`
+	Typ      string   `json:"typ,omitempty"`
+	Alg      string   `json:"alg,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
+	Issuer   string   `json:"issuer,omitempty"`
+	Audience []string `json:"audience,omitempty"`
+	Expires  string   `json:"expires,omitempty"`
+	Binding  string   `json:"binding,omitempty"`
+	Actors   []string `json:"actors,omitempty"` // outermost first
+	Scopes   []string `json:"scopes,omitempty"`
+
+	ends time.Time
 }
 
-func (e *env) jwtVerify(o jwtOptions) error {
-	if o.jwks == "" {
-		return &admin.Problem{Code: "missing_argument", Exit: exitUsage, Message: "jwt verify needs --jwks FILE", Hints: []string{"countersign jwt verify --jwks keys.json < tokens"}}
-	}
-	check := jose.Check{Profile: jose.External, Issuer: o.issuer}
-	if o.audience != "" {
-		check.Audiences = []string{o.audience}
-	}
-	if o.typ != "" {
-		check.Profile, check.Typ = jose.ProfileFor(o.typ), o.typ
-		if check.Profile == nil {
-			return usage(fmt.Sprintf("--typ %q is no type that is read", o.typ), "countersign jwt verify --jwks keys.json --typ at+jwt")
-		}
-	}
-	at, err := o.now()
+func (e *env) jwtVerify(ctx context.Context, o jwtOptions) error {
+	check, err := e.jwtCheck(o)
 	if err != nil {
 		return err
+	}
+	clock := time.Now
+	if o.at != "" {
+		at, ok := instant(o.at, time.Now())
+		if !ok {
+			return usage(fmt.Sprintf("--at %q is no time", o.at), "countersign jwt verify --jwks keys.json --at 2026-11-21T20:14:07Z")
+		}
+		clock = func() time.Time { return at }
 	}
 	text, err := readLimited(o.jwks)
 	if err != nil {
@@ -92,20 +91,46 @@ func (e *env) jwtVerify(o jwtOptions) error {
 	}
 	var noKeys error
 	if check.Keys, noKeys = jose.ReadSet(text); noKeys != nil {
-		e.say("note: the key set is refused: %s", escape(noKeys.Error()))
+		e.say("warning: the key set in %s is refused, and so is every token: %s", escape(o.jwks), stranger(noKeys.Error()))
 	}
-	bad := 0
-	err = e.eachToken(func(line int, raw string) error {
-		v := judge(&check, at(), raw, o.signatureOnly)
-		if v.Line = line; !v.OK {
-			bad++
-		}
-		return e.printVerdict(v, at())
+	bad := false
+	err = e.eachToken(ctx, e.in, "stdin", func(l tokenLine) error {
+		now := clock()
+		v := judge(check, now, l.token, o.signatureOnly)
+		v.Line = l.number
+		bad = bad || !v.OK
+		return e.printVerdict(v, now)
 	})
-	if err == nil && bad > 0 {
+	if err == nil && bad {
 		return exit(exitFailed)
 	}
 	return err
+}
+
+// jwtCheck is what the flags ask of a token.
+func (e *env) jwtCheck(o jwtOptions) (*jose.Check, error) {
+	const way = "countersign jwt verify --jwks keys.json"
+	switch {
+	case o.jwks == "":
+		return nil, &admin.Problem{Code: "missing_argument", Exit: exitUsage, Message: "jwt verify needs --jwks FILE", Hints: []string{way + " < tokens"}}
+	case o.jwks == "-":
+		return nil, usage("--jwks - and the tokens cannot both be stdin", way+" < tokens")
+	case o.signatureOnly && (o.issuer != "" || o.audience != "" || o.typ != ""):
+		return nil, usage("--signature-only reads no claim: --issuer, --audience and --typ go without it", way+" --signature-only < jws")
+	}
+	if err := e.notEmpty(map[string]string{"issuer": o.issuer, "audience": o.audience, "typ": o.typ, "at": o.at}); err != nil {
+		return nil, err
+	}
+	c := &jose.Check{Profile: jose.External, Issuer: o.issuer}
+	if o.audience != "" {
+		c.Audiences = []string{o.audience}
+	}
+	if o.typ != "" {
+		if c.Profile, c.Typ = jose.ProfileFor(o.typ), o.typ; c.Profile == nil {
+			return nil, usage(fmt.Sprintf("--typ %q is no type that is read", o.typ), way+" --typ at+jwt")
+		}
+	}
+	return c, nil
 }
 
 func judge(c *jose.Check, now time.Time, raw string, signatureOnly bool) verdict {
@@ -116,45 +141,41 @@ func judge(c *jose.Check, now time.Time, raw string, signatureOnly bool) verdict
 	} else {
 		t, err = c.Verify(now, raw)
 	}
-	if why, ok := errors.AsType[*jose.Error](err); ok {
+	switch why, ok := errors.AsType[*jose.Error](err); {
+	case ok && why.Reason == jose.Charset && strings.HasSuffix(raw, "\r"):
+		return verdict{Reason: string(why.Reason), Text: "the line ends with a carriage return"}
+	case ok:
 		return verdict{Reason: string(why.Reason), Text: why.Text}
-	}
-	if err != nil {
+	case err != nil:
 		return verdict{Reason: string(jose.Format)}
+	case t == nil:
+		return verdict{OK: true}
 	}
-	v := verdict{OK: true}
-	if t != nil {
-		v.Issuer, v.Subject, v.Typ, v.Alg, v.KeyID = t.Issuer(), t.Subject(), t.Typ(), string(t.Alg()), t.KeyID()
-		v.Expires = time.Unix(t.Expires(), 0).UTC()
-	}
+	v := verdict{OK: true, KeyID: t.KeyID(), Typ: t.Typ(), Alg: string(t.Alg()), Subject: t.Subject(), Issuer: t.Issuer(), Audience: t.Audience()}
+	v.until(time.Unix(t.Expires(), 0))
 	return v
 }
 
-// now is the moment that tokens are judged at.
-func (o jwtOptions) now() (func() time.Time, error) {
-	if o.at == "" {
-		return time.Now, nil
+// until sets the end; RFC 3339 knows no year after 9999.
+func (v *verdict) until(end time.Time) {
+	if v.ends = end.UTC(); v.ends.Year() < 10000 {
+		v.Expires = v.ends.Format(time.RFC3339)
 	}
-	if n, err := strconv.ParseInt(o.at, 10, 64); err == nil {
-		return func() time.Time { return time.Unix(n, 0) }, nil
-	}
-	t, err := time.Parse(time.RFC3339, o.at)
-	if err != nil {
-		return nil, usage(fmt.Sprintf("--at %q is no time", o.at), "countersign jwt verify --jwks keys.json --at 2026-11-21T20:14:07Z")
-	}
-	return func() time.Time { return t }, nil
 }
+
+// maxSetFile is the longest file of keys that is read, and one byte more: it is refused for it.
+const maxSetFile = 1<<20 + 1
 
 // readLimited reads a key set: at most 1 MiB counts as one (tokens.md 10.3).
 func readLimited(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, &admin.Problem{Code: "file_not_found", Message: "reading " + name + ": " + reason(err)}
+		return nil, notRead(name, err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 1<<20+1))
+	text, err := io.ReadAll(io.LimitReader(f, maxSetFile))
 	if err != nil {
-		return nil, &admin.Problem{Code: "failed", Message: "reading " + name + ": " + reason(err)}
+		return nil, notRead(name, err)
 	}
 	return text, nil
 }
@@ -162,17 +183,12 @@ func readLimited(name string) ([]byte, error) {
 // printVerdict is one line of stdout.
 func (e *env) printVerdict(v verdict, now time.Time) error {
 	if e.json {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(e.out, string(b))
-		return err
+		return e.printLine(v)
 	}
 	if !v.OK {
 		line := "invalid  " + v.Reason
-		if v.Text != "" {
-			line += ": " + stranger(v.Text)
+		if text := strings.TrimPrefix(v.Text, v.Reason+" "); text != "" {
+			line += ": " + stranger(text)
 		}
 		_, err := fmt.Fprintln(e.out, line)
 		return err
@@ -182,134 +198,33 @@ func (e *env) printVerdict(v verdict, now time.Time) error {
 		line += "    " + stranger(v.Subject)
 	}
 	if v.Alg != "" {
-		line += "   " + strings.TrimSpace(stranger(v.Typ)+" "+v.Alg) + "   ends in " + age(v.Expires.Sub(now))
+		line += "   " + strings.TrimSpace(stranger(v.Typ)+" "+v.Alg) + "   ends in " + age(v.ends.Sub(now))
 	}
 	_, err := fmt.Fprintln(e.out, line)
 	return err
 }
 
-// maxTokenLine is how much of a line is kept: a token that long is refused for its size.
-const maxTokenLine = 64 << 10
-
-// eachToken reads stdin, a token a line; the prefix of a whole header line is left out. Only
-// the line feed ends a line: what else stands there is of the token.
-func (e *env) eachToken(use func(line int, raw string) error) error {
-	if f, ok := e.in.(*os.File); ok && isTerminal(f) {
-		e.say("paste tokens, one a line; Ctrl-D ends")
-	}
-	r := bufio.NewReaderSize(e.in, maxTokenLine)
-	for n := 1; ; n++ {
-		text, err := r.ReadSlice('\n')
-		line := string(bytes.TrimSuffix(text, []byte("\n")))
-		for errors.Is(err, bufio.ErrBufferFull) {
-			_, err = r.ReadSlice('\n')
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("reading tokens: %w", err)
-		}
-		if err == nil || line != "" {
-			line = strings.TrimPrefix(line, "Authorization: ")
-			if use := use(n, strings.TrimPrefix(line, "Bearer ")); use != nil {
-				return use
-			}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
-
-func jwtInspectCommand() *command {
-	return &command{
-		name:     "jwt inspect",
-		summary:  "Show what a JWT says, without judging it.",
-		examples: []string{"countersign jwt inspect < token", "countersign jwt inspect --json < token"},
-		usage:    "[flags] < TOKEN",
-		about: `Nothing of it is checked: anybody can write a token that says anything. Several
-tokens, one a line, are shown one after the other.`,
-		see: "countersign jwt verify, countersign token verify",
-		run: func(ctx context.Context, e *env, args []string) error {
-			if err := noArgs(e.cmd, args); err != nil {
-				return err
-			}
-			return e.eachToken(func(_ int, raw string) error { return e.inspect(raw) })
-		},
-	}
-}
-
-func (e *env) inspect(raw string) error {
-	u, err := jose.Inspect(raw)
+// printLine is one object of a stream: compact, also on a terminal (cli.md 11.2). What could
+// move a cursor is written as \u escapes.
+func (e *env) printLine(v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
-		return &admin.Problem{Code: "token_invalid", Message: "reading a token: " + err.Error()}
+		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]any{"checked": false, "header": members(u.Header), "claims": members(u.Claims)})
-	}
-	head := strings.TrimSpace(stranger(u.Typ) + " " + stranger(u.Alg))
-	if u.KeyID != "" {
-		head += ", key " + shortID(stranger(u.KeyID))
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s, not checked\n", strings.TrimPrefix(head, ", "))
-	for _, m := range u.Claims {
-		fmt.Fprintf(&b, "  %-4s %s\n", stranger(m.Name), claimText(m, time.Now()))
-	}
-	_, err = io.WriteString(e.out, b.String())
+	_, err = fmt.Fprintln(e.out, visible(string(b)))
 	return err
 }
 
-// members keeps the order and the doubles of what a token says.
-func members(list []jose.Member) []any {
-	out := []any{}
-	for _, m := range list {
-		out = append(out, map[string]any{"name": m.Name, "value": json.RawMessage(m.Value)})
-	}
-	return out
-}
-
-// claimText is a claim for people: times as times, text without quotes, the binding in words.
-func claimText(m jose.Member, now time.Time) string {
-	var text string
-	if json.Unmarshal([]byte(m.Value), &text) == nil {
-		return stranger(text)
-	}
-	switch m.Name {
-	case "exp", "iat", "nbf", "auth_time":
-		var n float64
-		if json.Unmarshal([]byte(m.Value), &n) == nil && n >= 0 && n < 1<<40 {
-			at := time.Unix(int64(n), 0)
-			return at.UTC().Format(time.RFC3339) + ", " + fromNow(at, now)
-		}
-	case "cnf":
-		var cnf map[string]string
-		if json.Unmarshal([]byte(m.Value), &cnf) == nil && len(cnf) == 1 {
-			for kind, v := range cnf {
-				return stranger(kind + " " + shortSPIFFE(v))
-			}
+// visible is JSON text in which controls and bidi marks are escaped: beyond ASCII they stand in
+// strings alone.
+func visible(text string) string {
+	var b strings.Builder
+	for _, r := range strings.ToValidUTF8(text, "\ufffd") {
+		if r > 0x7e && escape(string(r)) != string(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
 		}
 	}
-	return stranger(m.Value)
-}
-
-func fromNow(at, now time.Time) string {
-	if d := at.Sub(now); d > 0 {
-		return "in " + age(d)
-	}
-	return age(now.Sub(at)) + " ago"
-}
-
-// shortID is the beginning of a long identifier.
-func shortID(s string) string {
-	if len(s) <= 6 {
-		return s
-	}
-	return s[:4] + "…"
-}
-
-// shortSPIFFE is a SPIFFE ID by its end, where its trust domain is beside the point.
-func shortSPIFFE(id string) string {
-	if i := strings.LastIndex(id, "/sa/"); i >= 0 && strings.HasPrefix(id, "spiffe://") {
-		return "…" + id[i:]
-	}
-	return id
+	return b.String()
 }

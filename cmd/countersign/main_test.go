@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 		"raw":         rawRequest,
 		"end":         endSo,
 		"loses":       loseIdentity,
+		"issuer":      foreignIssuer,
+		"svidfiles":   svidFiles,
 	})
 }
 
@@ -257,7 +259,7 @@ func cmdBig(ts *testscript.TestScript, neg bool, args []string) {
 // cmdKeep puts the part of stdout between two texts into a variable: keep VAR BEFORE AFTER.
 func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
 	_, rest, ok := strings.Cut(ts.ReadFile("stdout"), args[1])
-	value, _, ok2 := strings.Cut(rest, args[2])
+	value, _, ok2 := strings.Cut(rest, strings.ReplaceAll(args[2], `\n`, "\n"))
 	if !ok || !ok2 {
 		ts.Fatalf("no text between %q and %q", args[1], args[2])
 	}

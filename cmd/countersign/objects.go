@@ -27,8 +27,9 @@ func applyCommand() *command {
 			"countersign get ap -A -o yaml | countersign apply -f -",
 		},
 		usage: "-f FILE|DIR|- [flags]",
-		about: `Takes Istio's AuthorizationPolicy and PeerAuthentication as they are, and
-Workload. Every fault of every file is told at once, with file, line and column;
+		about: `Takes Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication
+as they are, and Workload, OAuthClient, OAuthResource, TrustedIssuer and
+DelegationPolicy. Every fault of every file is told at once, with its place;
 then nothing is changed. A directory is its .yaml, .yml and .json files, sorted.`,
 		flags: func(f *flags) {
 			f.list(&o.files, "f", "FILE|DIR|-", "what to apply; may be repeated")
@@ -90,9 +91,11 @@ func deleteCommand() *command {
 			"countersign delete ap --all -n shop",
 		},
 		usage: "KIND NAME... | KIND --all | -f FILE|DIR|- [flags]",
-		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa), workloads
-(wl). A Workload that is gone takes its identity with it: its programs have none
-from then on.`,
+		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
+requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
+trustedissuers, delegationpolicies.
+A Workload that is gone takes its identity with it: its programs have none from
+then on. An OAuthClient takes its secrets and tokens.`,
 		flags: func(f *flags) {
 			f.list(&o.files, "f", "FILE|DIR|-", "delete what these files hold; may be repeated")
 			f.yes(&o.all, "all", "every object of KIND in the namespace, with -A in all")

@@ -16,7 +16,8 @@ import (
 // Programs that scripts run as workloads: this test binary under other names, so that the
 // suite needs nothing but Go.
 
-// httpServer is httpserver PORT: it answers every request on loopback with what was asked.
+// httpServer is httpserver PORT [HEADER...]: it answers every request on loopback with what was
+// asked, and the values of these headers that came.
 func httpServer() {
 	ln, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1])
 	if err != nil {
@@ -24,16 +25,36 @@ func httpServer() {
 		os.Exit(1)
 	}
 	err = http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path)
+		fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
+		for _, name := range os.Args[2:] {
+			for _, v := range r.Header.Values(name) {
+				fmt.Fprintf(w, " %s=%s", name, v)
+			}
+		}
+		fmt.Fprintln(w)
 	}))
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 }
 
-// getURL is get STATUS [METHOD] URL: it calls through HTTP_PROXY, as any program does, prints
-// status and body, and ends with 1 if the status is another.
+// getURL is get [-H 'NAME: VALUE'|@FILE] STATUS [METHOD] URL: it calls through HTTP_PROXY, as any
+// program does, prints status and body, and ends with 1 if the status is another.
 func getURL() {
 	args := os.Args[1:]
+	name, value := "", ""
+	if args[0] == "-H" {
+		line := args[1]
+		if file, ok := strings.CutPrefix(line, "@"); ok {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(2)
+			}
+			line = strings.TrimSuffix(string(b), "\n")
+		}
+		name, value, _ = strings.Cut(line, ": ")
+		args = args[2:]
+	}
 	method := "GET"
 	if len(args) == 3 {
 		method, args = args[1], []string{args[0], args[2]}
@@ -42,6 +63,9 @@ func getURL() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
+	}
+	if name != "" {
+		req.Header.Set(name, value)
 	}
 	client := &http.Client{Timeout: 5 * time.Second}
 	res, err := client.Do(req)

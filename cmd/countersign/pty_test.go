@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -61,6 +63,19 @@ func self(t *testing.T, dir string, args ...string) *exec.Cmd {
 // startUp runs countersign up in a directory of its own until the test ends.
 func startUp(t *testing.T) (dir string) {
 	t.Helper()
+	dir, _ = startUpAt(t)
+	return dir
+}
+
+// upReady is what up says of itself when it is ready.
+type upReady struct {
+	Ready      bool   `json:"ready"`
+	Issuer     string `json:"issuer"`
+	TokensMTLS string `json:"tokens_mtls"`
+}
+
+func startUpAt(t *testing.T) (dir string, ready upReady) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "cs")
 	if err != nil {
 		t.Fatal(err)
@@ -82,16 +97,25 @@ func startUp(t *testing.T) (dir string) {
 			t.Errorf("up ended with %v\n%s", err, errs.String())
 		}
 	})
-	b := make([]byte, 4096)
-	if n, _ := out.Read(b); !strings.Contains(string(b[:n]), `"ready":true`) {
-		t.Fatalf("up is not ready: %s", errs.String())
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &ready)
 	}
-	return dir
+	if err != nil || !ready.Ready {
+		t.Fatalf("up is not ready: %v\n%s", err, errs.String())
+	}
+	return dir, ready
 }
 
 // onTerminal runs a command with a terminal for all three streams, types what it is told, and
 // gives what was shown.
 func onTerminal(t *testing.T, columns int, cmd *exec.Cmd, typed string) (shown string, status int) {
+	t.Helper()
+	return afterPrompt(t, columns, cmd, "", typed)
+}
+
+// afterPrompt types once the prompt is shown.
+func afterPrompt(t *testing.T, columns int, cmd *exec.Cmd, prompt, typed string) (shown string, status int) {
 	t.Helper()
 	master, slave := terminal(t, columns)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
@@ -103,10 +127,20 @@ func onTerminal(t *testing.T, columns int, cmd *exec.Cmd, typed string) (shown s
 	read := make(chan string)
 	go func() {
 		var b bytes.Buffer
+		if prompt != "" {
+			one := make([]byte, 1)
+			for !strings.HasSuffix(b.String(), prompt) {
+				if _, err := master.Read(one); err != nil {
+					break
+				}
+				b.Write(one)
+			}
+			io.WriteString(master, typed)
+		}
 		io.Copy(&b, master) // until EIO: the last one closed the terminal
 		read <- b.String()
 	}()
-	if typed != "" {
+	if prompt == "" && typed != "" {
 		io.WriteString(master, typed)
 	}
 	cmd.Wait()
@@ -123,6 +157,29 @@ func TestTerminalPrompt(t *testing.T) {
 	shown, status = onTerminal(t, 80, self(t, dir, words...), "y\n")
 	if status != 0 || !strings.Contains(shown, "deleted    AuthorizationPolicy/istio-system/allow-nothing") {
 		t.Errorf("yes: status %d, shown\n%s", status, shown)
+	}
+}
+
+// TestTerminalSecret holds that a secret that is typed is not shown, and that Ctrl-C ends the
+// waiting for it, and for tokens, at once.
+func TestTerminalSecret(t *testing.T) {
+	dir := startUp(t)
+	issue := []string{"token", "issue", "--client", "ci", "--secret-file", "-", "--audience", "x"}
+	shown, status := afterPrompt(t, 80, self(t, dir, issue...), "secret: ", "css_typed\r")
+	if status != 1 || strings.Contains(shown, "css_typed") || !strings.Contains(shown, "client authentication failed") {
+		t.Errorf("status %d, shown %q", status, shown)
+	}
+	if shown, status := afterPrompt(t, 80, self(t, dir, issue...), "secret: ", "css_\x03"); status != 130 || strings.Contains(shown, "css_") {
+		t.Errorf("Ctrl-C: status %d, shown %q", status, shown)
+	}
+	for _, words := range [][]string{{"jwt", "inspect"}, {"token", "revoke"}} {
+		if shown, status := afterPrompt(t, 80, self(t, dir, words...), "Ctrl-D ends\r\n", "\x03"); status != 130 {
+			t.Errorf("%v: status %d, shown %q", words, status, shown)
+		}
+	}
+	shown, status = afterPrompt(t, 80, self(t, dir, "token", "revoke", "--before", "now"), "[y/N] ", "n\n")
+	if status != 1 || !strings.Contains(shown, "revoke every token issued until now? [y/N] ") || !strings.Contains(shown, "nothing was changed") {
+		t.Errorf("status %d, shown %q", status, shown)
 	}
 }
 

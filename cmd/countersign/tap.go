@@ -49,7 +49,7 @@ missed are counted.`,
 			f.yes(&req.Refused, "refused", "only what was refused")
 			f.text(&req.Method, "method", "M", "only this method")
 			f.text(&req.Path, "path", "PATH", "only paths that begin so")
-			f.text(&req.Layer, "layer", "LAYER", "only decisions of tls, http, authz or route")
+			f.text(&req.Layer, "layer", "LAYER", "only decisions of tls, http, token, authz, route")
 			f.duration(&lasts, "for", "D", "end after D")
 			f.doc("n,namespace", "NS", "of bare names  [default]")
 		},
@@ -69,9 +69,9 @@ missed are counted.`,
 
 func (e *env) tap(ctx context.Context, req tapRequest, lasts time.Duration) error {
 	switch req.Layer {
-	case "", audit.LayerTLS, audit.LayerHTTP, audit.LayerAuthz, audit.LayerRoute:
+	case "", audit.LayerTLS, audit.LayerHTTP, audit.LayerToken, audit.LayerAuthz, audit.LayerRoute:
 	default:
-		return usage(fmt.Sprintf("--layer %q is not tls, http, authz or route", req.Layer), "countersign tap --layer authz")
+		return usage(fmt.Sprintf("--layer %q is not tls, http, token, authz or route", req.Layer), "countersign tap --layer authz")
 	}
 	client, err := e.ask(ctx, "node.sock")
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,11 +25,10 @@ import (
 const meshTokens = "http://tokens.countersign/oauth2/token"
 
 const (
-	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
-	typeAccess      = "urn:ietf:params:oauth:token-type:access_token"
-	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
-	maxTokenAnswer  = 64 << 10
-	maxSecretInFile = 4 << 10
+	grantExchange  = "urn:ietf:params:oauth:grant-type:token-exchange"
+	typeAccess     = "urn:ietf:params:oauth:token-type:access_token"
+	typeJWT        = "urn:ietf:params:oauth:token-type:jwt"
+	maxTokenAnswer = 64 << 10
 )
 
 type issueOptions struct {
@@ -39,11 +39,11 @@ type issueOptions struct {
 }
 
 func (o *issueOptions) flags(f *flags) {
-	f.text(&o.audience, "audience", "A", "what the token is for: a service, or an audience of an OAuthResource")
-	f.list(&o.scopes, "scope", "S", "wanted; may be repeated")
-	f.yes(&o.header, "header", "print the whole line Authorization: Bearer ..., for curl -H @FILE")
+	f.text(&o.audience, "audience", "A", "a service, or an audience of an OAuthResource")
+	f.list(&o.scopes, "scope", "S", "wanted; may be repeated  [those of the client]")
+	f.yes(&o.header, "header", "a whole line Authorization: Bearer, for curl -H @FILE")
 	f.text(&o.client, "client", "ID", "outside the mesh: the client that asks")
-	f.text(&o.secretFile, "secret-file", "F", "its secret, in a file that nobody else can read; - is stdin")
+	f.text(&o.secretFile, "secret-file", "F", "its secret, in a file of yours alone; - is stdin")
 }
 
 func tokenIssueCommand() *command {
@@ -53,20 +53,22 @@ func tokenIssueCommand() *command {
 		summary: "Get an access token for the workload that this runs as.",
 		examples: []string{
 			"countersign run web -- countersign token issue --audience api --header > auth",
-			"countersign token issue --client ci --secret-file ci.secret --audience https://reports.example",
+			"countersign token issue --client ci --secret-file F --audience reports",
 		},
 		usage: "--audience A [flags]",
 		about: `Inside run the identity is the credential, and the token is bound to it: it is
 worth nothing to anybody else. Outside, a client proves itself by its secret.
 The token is stdout, and what it is is said on stderr.`,
 		flags: o.flags,
-		see:   "countersign token exchange, countersign client create, countersign jwt inspect",
+		see:   "countersign token exchange, countersign client create",
 		run: func(ctx context.Context, e *env, args []string) error {
 			if err := noArgs(e.cmd, args); err != nil {
 				return err
 			}
-			form := url.Values{"grant_type": {"client_credentials"}}
-			return e.issueToken(ctx, &o, form)
+			if err := e.checkIssue(&o); err != nil {
+				return err
+			}
+			return e.issueToken(ctx, &o, url.Values{"grant_type": {"client_credentials"}})
 		},
 	}
 }
@@ -75,18 +77,18 @@ func tokenExchangeCommand() *command {
 	var o issueOptions
 	return &command{
 		name:    "token exchange",
-		summary: "Exchange a token that was received for one to the next service.",
+		summary: "Exchange a received token for one to the next service.",
 		examples: []string{
 			"countersign run web -- countersign token exchange --audience orders < received",
-			"countersign run web -- countersign token exchange --audience orders --subject-type jwt < customer",
+			"countersign token exchange --audience orders --subject-type jwt < customer",
 		},
 		usage: "--audience A [flags] < TOKEN",
 		about: `The new token says for whom this workload acts, and who acted before. A
 DelegationPolicy in the namespace of the audience must allow it.`,
 		flags: func(f *flags) {
 			o.flags(f)
-			f.text(&o.subjectType, "subject-type", "T", "access_token, or jwt: of a foreign issuer       [access_token]")
-			f.text(&o.actorFile, "actor-token-file", "F", "an access token of the actor, if it is not this workload")
+			f.text(&o.subjectType, "subject-type", "T", "access_token; jwt of a foreign issuer  [access_token]")
+			f.text(&o.actorFile, "actor-token-file", "F", "access token of the actor, if it is not this workload")
 		},
 		see: "countersign token issue, countersign token verify",
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -99,26 +101,27 @@ DelegationPolicy in the namespace of the audience must allow it.`,
 }
 
 func (e *env) exchangeToken(ctx context.Context, o *issueOptions) error {
+	const way = "countersign token exchange --audience orders"
 	types := map[string]string{"": typeAccess, "access_token": typeAccess, "jwt": typeJWT, typeAccess: typeAccess, typeJWT: typeJWT}
 	subjectType, ok := types[o.subjectType]
-	if !ok {
-		return usage(fmt.Sprintf("--subject-type %q is not access_token or jwt", o.subjectType), "countersign token exchange --audience orders --subject-type jwt < token")
+	switch {
+	case !ok:
+		return usage(fmt.Sprintf("--subject-type %q is not access_token or jwt", o.subjectType), way+" --subject-type jwt < token")
+	case o.secretFile == "-":
+		return usage("--secret-file - and the token cannot both be stdin", way+" --client ci --secret-file ci.secret < token")
+	case o.actorFile == "-":
+		return usage("--actor-token-file - and the token cannot both be stdin", way+" --actor-token-file actor < token")
 	}
-	if o.secretFile == "-" {
-		return usage("--secret-file - and the token cannot both be stdin", "countersign token exchange --secret-file ci.secret --client ci --audience orders < token")
+	if err := e.checkIssue(o); err != nil {
+		return err
 	}
-	subject, err := e.oneToken(e.in, "stdin")
+	subject, err := e.oneToken(ctx, e.in, "stdin")
 	if err != nil {
 		return err
 	}
 	form := url.Values{"grant_type": {grantExchange}, "subject_token": {subject}, "subject_token_type": {subjectType}}
 	if o.actorFile != "" {
-		f, err := os.Open(o.actorFile)
-		if err != nil {
-			return &admin.Problem{Code: "file_not_found", Message: "reading " + o.actorFile + ": " + reason(err)}
-		}
-		defer f.Close()
-		actor, err := e.oneToken(f, o.actorFile)
+		actor, err := e.tokenFile(ctx, o.actorFile)
 		if err != nil {
 			return err
 		}
@@ -128,22 +131,15 @@ func (e *env) exchangeToken(ctx context.Context, o *issueOptions) error {
 	return e.issueToken(ctx, o, form)
 }
 
-// oneToken reads exactly one token.
-func (e *env) oneToken(in io.Reader, from string) (string, error) {
-	reader := *e
-	reader.in = in
-	var tokens []string
-	err := reader.eachToken(func(_ int, raw string) error {
-		tokens = append(tokens, raw)
-		return nil
-	})
-	if err != nil {
-		return "", err
+// checkIssue is what can be said before anybody is asked.
+func (e *env) checkIssue(o *issueOptions) error {
+	switch {
+	case (o.client == "") != (o.secretFile == ""):
+		return usage("--client and --secret-file go together", "countersign "+e.cmd.name+" --client ci --secret-file ci.secret --audience A")
+	case o.header && e.json:
+		return usage("--header and --json exclude each other", "countersign "+e.cmd.name+" --audience A --header")
 	}
-	if len(tokens) != 1 {
-		return "", usage(fmt.Sprintf("%s holds %s, one is needed", from, counted(len(tokens), "token")), "countersign help "+e.cmd.name)
-	}
-	return tokens[0], nil
+	return e.notEmpty(map[string]string{"audience": o.audience, "client": o.client, "secret-file": o.secretFile, "actor-token-file": o.actorFile})
 }
 
 // issueToken asks the token service and prints what it gives.
@@ -154,11 +150,6 @@ func (e *env) issueToken(ctx context.Context, o *issueOptions, form url.Values) 
 	if len(o.scopes) > 0 {
 		form.Set("scope", strings.Join(o.scopes, " "))
 	}
-	if (o.client == "") != (o.secretFile == "") {
-		return usage("--client and --secret-file go together", "countersign token issue --client ci --secret-file ci.secret --audience A")
-	}
-	ctx, cancel := context.WithTimeout(ctx, e.timeout)
-	defer cancel()
 	var answer tokenAnswer
 	var err error
 	if o.client != "" {
@@ -166,18 +157,21 @@ func (e *env) issueToken(ctx context.Context, o *issueOptions, form url.Values) 
 	} else {
 		answer, err = e.askAsWorkload(ctx, form)
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &admin.Problem{Code: "timeout", Message: "asking the token service: no answer within " + spoken(e.timeout), Hints: []string{"countersign status"}}
+	}
 	if err != nil {
 		return err
 	}
 	if answer.Error != "" {
-		return o.refused(answer)
+		return o.refused(e.cmd.name, answer)
 	}
 	if e.json {
-		return e.printJSON(map[string]any{"access_token": answer.AccessToken, "token_type": answer.TokenType, "expires_in": answer.ExpiresIn, "scope": answer.Scope})
+		return e.printJSON(answer.whole)
 	}
 	line := answer.AccessToken
 	if o.header {
-		line = "Authorization: Bearer " + line
+		line = headerLine + line
 	}
 	if _, err := fmt.Fprintln(e.out, line); err != nil {
 		return err
@@ -194,6 +188,8 @@ type tokenAnswer struct {
 	Scope       string `json:"scope"`
 	Error       string `json:"error"`
 	Description string `json:"error_description"`
+
+	whole json.RawMessage // as it came
 }
 
 // words are what the token is: "for …, 5m, bound to …/sa/web".
@@ -225,14 +221,28 @@ func (a tokenAnswer) words() string {
 	return text
 }
 
-func (o *issueOptions) refused(a tokenAnswer) error {
-	text := a.Description
-	if text == "" {
-		text = a.Error
+// refused is the error of an answer of no, in the fixed texts of tokens.md 18.1.
+func (o *issueOptions) refused(command string, a tokenAnswer) error {
+	text := cmp.Or(a.Description, a.Error)
+	p := &admin.Problem{Code: "token_refused", Message: "asking for a token: " + text, Details: admin.Details{{Label: "error", Value: a.Error}}}
+	if o.audience != "" {
+		p.Message = fmt.Sprintf("asking for a token for %q: %s", o.audience, text)
 	}
-	p := &admin.Problem{Code: "token_refused", Message: fmt.Sprintf("asking for a token for %q: %s", o.audience, text), Details: admin.Details{{Label: "error", Value: a.Error}}}
-	if o.client != "" {
+	switch {
+	case text == "audience or resource is required":
+		p.Hints = []string{"countersign " + command + " --audience api"}
+	case text == "subject_token is not valid" && o.subjectType == "":
+		p.Hints = []string{"countersign token verify < TOKEN", "a token of a foreign issuer is exchanged with --subject-type jwt"}
+	case text == "subject_token is not valid":
+		p.Hints = []string{"countersign token verify < TOKEN"}
+	case text == "delegation not permitted":
+		p.Hints = []string{"countersign get delegationpolicies -A"}
+	case o.client != "" && text == "target not allowed":
+		p.Hints = []string{"countersign client show " + word(o.client), "a secret binds a token to nobody: the OAuthResource of the audience must say allowBearer: true"}
+	case o.client != "":
 		p.Hints = []string{"countersign client show " + word(o.client)}
+	default:
+		p.Hints = []string{"countersign client list -A", "countersign get oauthresources -A"}
 	}
 	return p
 }
@@ -243,28 +253,29 @@ func (e *env) askAsWorkload(ctx context.Context, form url.Values) (tokenAnswer, 
 	if endpoint == "" || os.Getenv("HTTP_PROXY") == "" {
 		return tokenAnswer{}, &admin.Problem{
 			Code: "no_identity", Message: "this process has no identity: it was not started by run",
-			Hints: []string{"countersign run ⟨NAME⟩ -- countersign " + strings.Join(wordsOf(e.args), " "), "countersign " + e.cmd.name + " --client ID --secret-file F"},
+			Hints: []string{"countersign run NAME -- " + typed("countersign", e.args), "countersign " + e.cmd.name + " --client ID --secret-file FILE --audience A"},
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
 	id, err := workloadapi.WhoAmI(ctx, endpoint)
-	if err != nil {
-		return tokenAnswer{}, &admin.Problem{Code: "no_identity", Message: "this process has no identity: " + err.Error(), Hints: []string{"countersign run ⟨NAME⟩ -- ⟨COMMAND⟩"}}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return tokenAnswer{}, context.Cause(ctx)
+	case err != nil:
+		return tokenAnswer{}, &admin.Problem{Code: "no_identity", Message: "this process has no identity: " + unwrapped(err), Hints: []string{"countersign status"}}
 	}
 	form.Set("client_id", id)
-	return postForm(ctx, &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}, meshTokens, form, nil)
-}
-
-func wordsOf(args []string) []string {
-	var out []string
-	for _, a := range args {
-		out = append(out, word(a))
+	answer, err := postForm(ctx, &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}, meshTokens, form, nil)
+	if p, ok := errors.AsType[*admin.Problem](err); ok && p.Code == "token_refused" { // by a policy
+		p.Hints = []string{"countersign why " + word(id) + " tokens.countersign 'POST /oauth2/token'"}
 	}
-	return out
+	return answer, err
 }
 
 // askAsClient goes to the public port, with the roots of this mesh.
 func (e *env) askAsClient(ctx context.Context, o *issueOptions, form url.Values) (tokenAnswer, error) {
-	secret, err := e.readSecret(o.secretFile)
+	secret, err := e.readSecret(ctx, o.secretFile)
 	if err != nil {
 		return tokenAnswer{}, err
 	}
@@ -283,34 +294,18 @@ func (e *env) askAsClient(ctx context.Context, o *issueOptions, form url.Values)
 		pool = x509.NewCertPool()
 	}
 	pool.AppendCertsFromPEM([]byte(roots.Text))
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
 	return postForm(ctx, client, at.Issuer+"/oauth2/token", form, func(r *http.Request) {
 		r.SetBasicAuth(url.QueryEscape(o.client), url.QueryEscape(secret))
 	})
 }
 
-// readSecret reads a secret from a file that nobody else may read, or from stdin.
-func (e *env) readSecret(name string) (string, error) {
-	in := e.in
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return "", &admin.Problem{Code: "file_not_found", Message: "reading " + name + ": " + reason(err)}
-		}
-		defer f.Close()
-		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
-			e.say("note: %s can be read by others: chmod 600 %s", escape(name), word(name))
-		}
-		in = f
-	}
-	b, err := io.ReadAll(io.LimitReader(in, maxSecretInFile))
-	if err != nil {
-		return "", fmt.Errorf("reading the secret: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
+// postForm asks the token endpoint. It goes where it was sent and nowhere else: the form holds
+// tokens.
 func postForm(ctx context.Context, c *http.Client, to string, form url.Values, more func(*http.Request)) (tokenAnswer, error) {
+	const doing = "asking the token service: "
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
 	if err != nil {
 		return tokenAnswer{}, err
@@ -319,25 +314,39 @@ func postForm(ctx context.Context, c *http.Client, to string, form url.Values, m
 	if more != nil {
 		more(req)
 	}
-	resp, err := c.Do(req)
-	if err != nil {
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err
-		}
-		return tokenAnswer{}, &admin.Problem{Code: "server_away", Message: "asking the token service: " + err.Error(), Hints: []string{"countersign status"}}
+	once := *c
+	once.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := once.Do(req)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return tokenAnswer{}, context.Cause(ctx)
+	case err != nil:
+		return tokenAnswer{}, &admin.Problem{Code: "server_away", Message: doing + unwrapped(err), Hints: []string{"countersign status"}}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
 	if err != nil {
 		return tokenAnswer{}, fmt.Errorf("reading the answer of the token service: %w", err)
 	}
-	var a tokenAnswer
+	a := tokenAnswer{whole: body}
 	if json.Unmarshal(body, &a) != nil || a.AccessToken == "" && a.Error == "" {
-		p := &admin.Problem{Code: "token_refused", Message: fmt.Sprintf("asking the token service: %d %s", resp.StatusCode, escape(strings.TrimSpace(string(body[:min(len(body), 200)]))))}
+		p := &admin.Problem{Code: "token_refused", Message: fmt.Sprintf("%s%d %s", doing, resp.StatusCode, stranger(strings.TrimSpace(string(body))))}
 		if id := resp.Header.Get("X-Decision-Id"); id != "" {
-			p.Hints = []string{"countersign why " + id}
+			p.Hints = []string{"countersign why " + word(id)}
 		}
 		return tokenAnswer{}, p
 	}
 	return a, nil
+}
+
+// unwrapped is the error at the end of the chain, in the system's words: what lies between is
+// Go's affair.
+func unwrapped(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return reason(err)
+		}
+		err = next
+	}
 }

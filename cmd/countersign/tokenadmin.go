@@ -1,26 +1,29 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"countersign.dev/internal/admin"
+	"countersign.dev/internal/jose"
 )
 
 func tokenVerifyCommand() *command {
 	var audience string
 	return &command{
 		name:     "token verify",
-		summary:  "Judge access tokens as a proxy of this mesh would, revocation included.",
+		summary:  "Judge access tokens as a proxy of this mesh would.",
 		examples: []string{"countersign token verify --audience payments < tokens", "countersign token verify --json < tokens"},
 		usage:    "[flags] < TOKENS",
-		about: `One token a line, one verdict a line. Whether the one who shows it is the one
-it is bound to only a proxy can tell. Exit 1 if any is refused.`,
+		about: `One token a line, one verdict a line, revocation included. Whether who shows it
+is the one it is bound to, only a proxy can tell. Exit 1 if any is refused.`,
 		flags: func(f *flags) {
-			f.text(&audience, "audience", "A", "must be for A: a service, or an audience       [any]")
-			f.doc("n,namespace", "NS", "of a bare service                              [default]")
+			f.text(&audience, "audience", "A", "must be for A: a service, or an audience  [any]")
+			f.doc("n,namespace", "NS", "of a bare service  [default]")
 		},
 		see: "countersign jwt verify, countersign token revoke",
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -32,40 +35,76 @@ it is bound to only a proxy can tell. Exit 1 if any is refused.`,
 	}
 }
 
+// verifyBatch is how many tokens are asked about at once, while more wait on stdin.
+const verifyBatch = 200
+
 func (e *env) tokenVerify(ctx context.Context, audience string) error {
-	var req admin.TokenVerify
-	req.Audience, req.Namespace = audience, e.inForce()
-	err := e.eachToken(func(_ int, raw string) error {
-		req.Tokens = append(req.Tokens, raw)
-		return nil
-	})
-	if err != nil {
+	if err := e.notEmpty(map[string]string{"audience": audience}); err != nil {
 		return err
 	}
-	list, err := askServer[admin.TokenVerdicts](ctx, e, "/v1/token/verify", req)
-	if err != nil {
-		return err
-	}
+	var batch []tokenLine
 	bad := false
-	for _, v := range list.Verdicts {
-		bad = bad || !v.OK
-		if e.json {
-			continue
+	ask := func() error {
+		if len(batch) == 0 {
+			return nil
 		}
-		err := e.printVerdict(verdict{Line: v.Line, OK: v.OK, Reason: v.Reason, Text: v.Text, Issuer: v.Issuer, Subject: v.Subject, Typ: v.Typ, Alg: v.Alg, Expires: v.Expires}, time.Now())
+		req := admin.TokenVerify{Audience: audience, Namespace: e.inForce()}
+		for _, l := range batch {
+			req.Tokens = append(req.Tokens, l.token)
+		}
+		list, err := askServer[admin.TokenVerdicts](ctx, e, "/v1/token/verify", req)
 		if err != nil {
 			return err
 		}
-	}
-	if e.json {
-		if err := e.printJSON(list); err != nil {
-			return err
+		if len(list.Verdicts) != len(batch) {
+			return fmt.Errorf("judging tokens: %d verdicts on %d tokens", len(list.Verdicts), len(batch))
 		}
+		for i, v := range list.Verdicts {
+			bad = bad || !v.OK
+			if err := e.printVerdict(verdictOf(v, batch[i]), time.Now()); err != nil {
+				return err
+			}
+		}
+		batch = batch[:0]
+		return nil
 	}
-	if bad {
+	err := e.eachToken(ctx, e.in, "stdin", func(l tokenLine) error {
+		batch = append(batch, l)
+		if l.more && len(batch) < verifyBatch {
+			return nil
+		}
+		return ask()
+	})
+	if err == nil {
+		err = ask()
+	}
+	if err == nil && bad {
 		return exit(exitFailed)
 	}
-	return nil
+	return err
+}
+
+// verdictOf is the server's verdict, with what a good token says of itself.
+func verdictOf(v admin.TokenVerdict, l tokenLine) verdict {
+	out := verdict{Line: l.number, OK: v.OK, Reason: v.Reason, Text: v.Text}
+	if !v.OK {
+		return out
+	}
+	out.Subject, out.Issuer, out.Typ, out.Alg = v.Subject, v.Issuer, v.Typ, v.Alg
+	out.Binding, out.Actors, out.Scopes = v.Binding, v.Actors, v.Scopes
+	out.until(v.Expires)
+	if u, err := jose.Inspect(l.token); err == nil {
+		out.KeyID = u.KeyID
+		for _, m := range u.Claims {
+			var one string
+			if m.Name == "aud" && json.Unmarshal([]byte(m.Value), &one) == nil {
+				out.Audience = []string{one}
+			} else if m.Name == "aud" {
+				_ = json.Unmarshal([]byte(m.Value), &out.Audience)
+			}
+		}
+	}
+	return out
 }
 
 type revokeOptions struct {
@@ -76,15 +115,15 @@ func tokenRevokeCommand() *command {
 	var o revokeOptions
 	return &command{
 		name:    "token revoke",
-		summary: "End a token and everything exchanged from it, everywhere, at once.",
+		summary: "End a token and what was exchanged from it, everywhere.",
 		examples: []string{
 			"countersign token revoke < token",
 			"countersign token revoke --client spiffe://cluster.local/ns/shop/sa/web",
-			"countersign token revoke --before 2026-11-21T20:00:00Z --yes",
+			"countersign token revoke --before 2h --yes",
 		},
 		usage: "[flags] [< TOKEN]",
 		about: `Without a flag the token on stdin is revoked. --sub and --client end what was
-issued until now; --before ends every token issued until then.`,
+issued until now. Nodes refuse at once, and close what is open under it.`,
 		flags: func(f *flags) {
 			f.text(&o.jti, "jti", "ID", "one token, and what descends from it")
 			f.text(&o.rti, "rti", "ID", "a whole chain, by its root")
@@ -92,7 +131,8 @@ issued until now; --before ends every token issued until then.`,
 			f.text(&o.sub, "sub", "SUB", "a subject")
 			f.text(&o.client, "client", "ID", "a client: as such, as origin and as actor")
 			f.text(&o.kid, "kid", "ID", "all that a key signed")
-			f.text(&o.before, "before", "TIME", "all that was issued until TIME, RFC 3339 or now")
+			f.text(&o.before, "before", "TIME", "all issued until TIME: RFC 3339, now, or 2h for 2 hours ago")
+			f.doc("yes", "", "do not ask")
 		},
 		see: "countersign token rotate, countersign token verify",
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -104,38 +144,55 @@ issued until now; --before ends every token issued until then.`,
 	}
 }
 
-func (e *env) tokenRevoke(ctx context.Context, o revokeOptions) error {
-	req := admin.TokenRevoke{WaitMS: enforceWait.Milliseconds()}
+// entry is what the flags name, in the words of the log; ok is false when none was given.
+func (o revokeOptions) entry(e *env, now time.Time) (req admin.TokenRevoke, ask string, ok bool, err error) {
+	req.WaitMS = enforceWait.Milliseconds()
+	const way = "countersign token revoke --jti ID"
 	given := 0
-	for kind, val := range map[string]string{"jti": o.jti, "rti": o.rti, "sid": o.sid, "sub": o.sub, "client": o.client, "kid": o.kid} {
-		if val != "" {
-			req.Kind, req.Val = kind, val
+	for _, f := range []struct{ kind, val, ask string }{
+		{"jti", o.jti, ""}, {"rti", o.rti, ""}, {"sid", o.sid, ""}, {"sub", o.sub, ""},
+		{"client", o.client, "revoke every token of client " + escape(o.client)},
+		{"kid", o.kid, "revoke every token that key " + escape(o.kid) + " signed"},
+		{"before", o.before, "revoke every token issued until " + escape(o.before)},
+	} {
+		if e.set[f.kind] {
 			given++
-		}
-	}
-	if o.before != "" {
-		given++
-		req.Kind, req.Before = "before", time.Now()
-		if o.before != "now" {
-			at, err := time.Parse(time.RFC3339, o.before)
-			if err != nil {
-				return usage(fmt.Sprintf("--before %q is no time", o.before), "countersign token revoke --before now")
-			}
-			req.Before = at
-		}
-		if err := e.confirm("every token issued until "+req.Before.UTC().Format(time.RFC3339)+" ends", ""); err != nil {
-			return err
+			req.Kind, req.Val, ask = f.kind, f.val, f.ask
 		}
 	}
 	switch {
-	case given > 1:
-		return usage("token revoke takes one flag at a time", "countersign token revoke --jti ID")
 	case given == 0:
-		token, err := e.oneToken(e.in, "stdin")
-		if err != nil {
+		return req, "", false, nil
+	case given > 1:
+		return req, "", false, usage("token revoke takes one flag at a time", way)
+	case req.Val == "":
+		return req, "", false, usage("--"+req.Kind+" of token revoke is empty", "countersign help token revoke")
+	case req.Kind != "before":
+		return req, ask, true, nil
+	}
+	req.Val, req.Before = "", now
+	if o.before != "now" {
+		if req.Before, ok = instant(o.before, now); !ok {
+			return req, "", false, usage(fmt.Sprintf("--before %q is no time", o.before), "countersign token revoke --before now")
+		}
+	}
+	return req, ask, true, nil
+}
+
+func (e *env) tokenRevoke(ctx context.Context, o revokeOptions) error {
+	req, ask, named, err := o.entry(e, time.Now())
+	if err != nil {
+		return err
+	}
+	if !named {
+		if req.Token, err = e.oneToken(ctx, e.in, "stdin"); err != nil {
 			return err
 		}
-		req.Token = token
+	}
+	if ask != "" {
+		if err := e.confirm(ask, ""); err != nil {
+			return err
+		}
 	}
 	got, err := askServer[admin.TokenRevoked](ctx, e, "/v1/token/revoke", req)
 	if err != nil {
@@ -144,22 +201,38 @@ func (e *env) tokenRevoke(ctx context.Context, o revokeOptions) error {
 	if e.json {
 		return e.printJSON(got)
 	}
-	what := got.Kind + " " + escape(got.Val)
+	what := got.Kind + " " + stranger(got.Val)
 	switch got.Kind {
 	case "jti":
-		what = shortID(escape(got.Val)) + ", and what was exchanged from it"
+		what = shortID(stranger(got.Val)) + ", and what was exchanged from it"
 	case "before":
-		what = "all that was issued until then"
+		what = "all that was issued until " + req.Before.UTC().Format(time.RFC3339)
 	}
 	if _, err := fmt.Fprintln(e.out, "revoked  "+what); err != nil {
 		return err
 	}
-	if late := len(got.Enforced.Laggards); late > 0 {
-		e.say("note: %s not heard of it yet: %s", counted(late, "node")+map[bool]string{true: " has", false: " have"}[late == 1], got.Enforced.Laggards[0].Node)
-		return nil
-	}
-	e.say("enforced everywhere: %s, %d ms", counted(got.Enforced.Of, "node"), got.Enforced.MS)
+	e.sayHeard(got.Enforced)
 	return nil
+}
+
+// sayHeard says who enforces the log of revoked tokens, and who is late.
+func (e *env) sayHeard(got admin.Enforcement) {
+	if len(got.Laggards) == 0 {
+		e.say("enforced everywhere: %s, %d ms", counted(got.Of, "node"), got.MS)
+		return
+	}
+	verb := "have"
+	if len(got.Laggards) == 1 {
+		verb = "has"
+	}
+	e.say("note: %s of %d %s not heard of it yet", counted(len(got.Laggards), "node"), got.Of, verb)
+	for _, l := range got.Laggards {
+		seen := "never seen"
+		if !l.LastSeen.IsZero() {
+			seen = "last seen " + age(time.Since(l.LastSeen)) + " ago"
+		}
+		e.say("  %-8s %s", "node "+escape(l.Node), seen)
+	}
 }
 
 func tokenRotateCommand() *command {
@@ -169,12 +242,13 @@ func tokenRotateCommand() *command {
 		summary:  "Change the key that signs tokens; no token is refused for it.",
 		examples: []string{"countersign token rotate", "countersign token rotate --now --revoke-previous"},
 		usage:    "[flags]",
-		about: `A new key is published, and signs two hours later, when every verifier that reads
-the key set has seen it. It happens by itself every day. --now does not wait for
-verifiers outside the mesh; --revoke-previous is for a key that leaked.`,
+		about: `A new key is published, and signs two hours later, when every verifier outside
+the mesh has read it. It happens by itself every day. --now waits for the nodes
+alone; --revoke-previous is for a key that leaked.`,
 		flags: func(f *flags) {
 			f.yes(&req.Now, "now", "sign with the new key as soon as every node knows it")
 			f.yes(&req.RevokePrevious, "revoke-previous", "end all that the old key signed; needs --now")
+			f.doc("yes", "", "do not ask")
 		},
 		see: "countersign token revoke",
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -186,13 +260,20 @@ verifiers outside the mesh; --revoke-previous is for a key that leaked.`,
 	}
 }
 
+// rotateWait is how long the server waits for nodes that are away (tokens.md 10.2), and a
+// little more.
+const rotateWait = 10*time.Minute + 30*time.Second
+
 func (e *env) tokenRotate(ctx context.Context, req admin.TokenRotate) error {
+	if req.RevokePrevious && !req.Now {
+		return usage("--revoke-previous needs --now: the key that signs cannot go before another does", "countersign token rotate --now --revoke-previous")
+	}
 	if req.RevokePrevious {
-		if err := e.confirm("every token signed by the key in use ends", ""); err != nil {
+		if err := e.confirm("revoke every token that the key in use signed", ""); err != nil {
 			return err
 		}
 	}
-	got, err := askServer[admin.TokenRotated](ctx, e, "/v1/token/rotate", req)
+	got, err := e.rotate(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -207,262 +288,44 @@ func (e *env) tokenRotate(ctx context.Context, req admin.TokenRotate) error {
 				since = at
 			}
 		}
-		t.add(k.KeyID, map[string]string{"prepare": "prepared", "publish": "published", "activate": "signs", "retire": "retired"}[k.State], ago(since))
+		t.add(k.KeyID, cmp.Or(keyStates[k.State], k.State), ago(since))
 	}
 	return e.printTable(t)
 }
 
-type clientOptions struct {
-	audiences, scopes    []string
-	auth, jwks, spiffeID string
-	expires, overlap     time.Duration
-}
+var keyStates = map[string]string{"prepare": "prepared", "publish": "published", "activate": "signs", "retire": "retired"}
 
-func clientCreateCommand() *command {
-	var o clientOptions
-	return &command{
-		name:    "client create",
-		summary: "Make an OAuth client; its secret is shown once.",
-		examples: []string{
-			"countersign client create ci --audience https://reports.example --scope reports:read",
-			"countersign client create batch --auth private_key_jwt --jwks keys.json --audience https://reports.example",
-		},
-		usage: "NAME [flags]",
-		about: `Writes an OAuthClient. Workloads of the mesh need none for services that ask
-for no scope: their identity is the client.`,
-		flags: func(f *flags) {
-			f.list(&o.audiences, "audience", "A", "that it may ask tokens for; may be repeated")
-			f.list(&o.scopes, "scope", "S", "that it may have there, and has by default; may be repeated")
-			f.text(&o.auth, "auth", "METHOD", "client_secret, private_key_jwt, spiffe           [client_secret]")
-			f.text(&o.jwks, "jwks", "FILE", "its public keys, for private_key_jwt")
-			f.text(&o.spiffeID, "spiffe-id", "ID", "a SPIFFE ID, or all below one: ID/*")
-			f.duration(&o.expires, "expires", "D", "life of the secret                               [365d]")
-			f.doc("n,namespace", "NS", "[default]")
-		},
-		see: "countersign client rotate, countersign get oauthclients",
-		run: func(ctx context.Context, e *env, args []string) error { return e.clientCreate(ctx, o, args) },
+// rotate asks, and says what is waited for once that lasts: a key signs when every node knows it.
+func (e *env) rotate(ctx context.Context, req admin.TokenRotate) (admin.TokenRotated, error) {
+	patient := *e
+	if !e.set["timeout"] {
+		patient.timeout = rotateWait
 	}
-}
-
-func (e *env) clientName(args []string) (string, error) {
-	if len(args) != 1 {
-		return "", &admin.Problem{Code: "missing_argument", Exit: exitUsage, Message: e.cmd.name + " needs one NAME", Hints: []string{"countersign " + e.cmd.name + " ci"}}
+	type answer struct {
+		rotated admin.TokenRotated
+		err     error
 	}
-	return args[0], nil
-}
-
-func (e *env) clientCreate(ctx context.Context, o clientOptions, args []string) error {
-	name, err := e.clientName(args)
-	if err != nil {
-		return err
-	}
-	req := admin.ClientCreate{Namespace: e.inForce(), Name: name, Audiences: o.audiences, Scopes: o.scopes, Auth: o.auth, SPIFFEID: o.spiffeID, Expires: o.expires}
-	if o.jwks != "" {
-		text, err := readLimited(o.jwks)
-		if err != nil {
-			return err
-		}
-		req.JWKS = string(text)
-	}
-	made, err := askServer[admin.ClientMade](ctx, e, "/v1/client/create", req)
-	if err != nil {
-		return err
-	}
-	return e.clientMade(made, "created")
-}
-
-// clientMade prints a client and its secret, this once.
-func (e *env) clientMade(m admin.ClientMade, verb string) error {
-	if e.json {
-		return e.printJSON(m)
-	}
-	for _, n := range m.Notes {
-		e.say("note: %s", escape(n))
-	}
-	if m.Secret == "" {
-		_, err := fmt.Fprintf(e.out, "%s  OAuthClient/%s/%s\n", verb, m.Namespace, m.Name)
-		return err
-	}
-	e.say("%s  OAuthClient/%s/%s, client_id %s", verb, m.Namespace, m.Name, escape(m.ClientID))
-	if _, err := fmt.Fprintln(e.out, m.Secret); err != nil {
-		return err
-	}
-	e.say("shown once, ends %s; keep it in a file: chmod 600", m.Expires.UTC().Format(time.DateOnly))
-	return nil
-}
-
-func clientRotateCommand() *command {
-	var o clientOptions
-	o.overlap = 24 * time.Hour
-	return &command{
-		name:     "client rotate",
-		summary:  "Give a client a new secret; the old one counts for a while more.",
-		examples: []string{"countersign client rotate ci", "countersign client rotate ci --overlap 0s"},
-		usage:    "NAME [flags]",
-		about:    `A client has two secrets at most: the new one, and the one before it.`,
-		flags: func(f *flags) {
-			f.duration(&o.overlap, "overlap", "D", "how long the old secret counts                   [24h]")
-			f.duration(&o.expires, "expires", "D", "life of the new secret                           [365d]")
-			f.doc("n,namespace", "NS", "[default]")
-		},
-		see: "countersign client show",
-		run: func(ctx context.Context, e *env, args []string) error {
-			name, err := e.clientName(args)
-			if err != nil {
-				return err
+	done := make(chan answer, 1)
+	go func() {
+		got, err := askServer[admin.TokenRotated](ctx, &patient, "/v1/token/rotate", req)
+		done <- answer{got, err}
+	}()
+	began, p := time.Now(), e.progress()
+	defer p.end()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case a := <-done:
+			switch p, ok := errors.AsType[*admin.Problem](a.err); {
+			case ctx.Err() != nil:
+				return a.rotated, &admin.Problem{Code: "interrupted", Exit: exitSignal + 2, Message: "the rotation goes on; waiting was given up"}
+			case ok && p.Code == "not_answering":
+				p.Message, p.Hints = "rotating the key: no answer within "+spoken(patient.timeout)+"; the rotation goes on", []string{"countersign status"}
 			}
-			made, err := askServer[admin.ClientMade](ctx, e, "/v1/client/rotate", admin.ClientRotate{Namespace: e.inForce(), Name: name, Expires: o.expires, Overlap: o.overlap})
-			if err != nil {
-				return err
-			}
-			return e.clientMade(made, "rotated")
-		},
-	}
-}
-
-func clientListCommand() *command {
-	return &command{
-		name:     "client list",
-		summary:  "List OAuth clients, what they may ask for and when their secrets end.",
-		examples: []string{"countersign client list -A"},
-		usage:    "[flags]",
-		about:    `Workloads without a record are clients too, and stand in no list.`,
-		flags: func(f *flags) {
-			f.doc("n,namespace", "NS", "[default]")
-			f.doc("A,all-namespaces", "", "of every namespace")
-		},
-		see: "countersign client show, countersign get oauthclients",
-		run: func(ctx context.Context, e *env, args []string) error {
-			if err := noArgs(e.cmd, args); err != nil {
-				return err
-			}
-			return e.clientList(ctx)
-		},
-	}
-}
-
-func (e *env) clientList(ctx context.Context) error {
-	q := admin.ClientQuery{Namespace: e.inForce()}
-	if e.all {
-		q.Namespace = ""
-	}
-	list, err := askServer[admin.ClientList](ctx, e, "/v1/client/list", q)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(list)
-	}
-	if len(list.Clients) == 0 {
-		e.say("no clients; workloads of the mesh need no record")
-		return nil
-	}
-	t := newTable("NAMESPACE", "NAME", "CLIENT ID", "AUTH", "AUDIENCES", "SECRET ENDS")
-	for _, c := range list.Clients {
-		ends := ""
-		if n := len(c.Secrets); n > 0 {
-			ends = c.Secrets[n-1].Expires.UTC().Format(time.DateOnly)
+			return a.rotated, a.err
+		case <-tick.C:
+			p.say("waiting until every node knows the new key  %s", spoken(time.Since(began)))
 		}
-		auth := c.Auth
-		if c.Disabled {
-			auth += ", disabled"
-		}
-		t.add(c.Namespace, c.Name, stranger(c.ClientID), auth, stranger(audiencesOf(c)), ends)
-	}
-	return e.printTable(t)
-}
-
-func audiencesOf(c admin.ClientRow) string {
-	switch len(c.Targets) {
-	case 0:
-		return ""
-	case 1:
-		return c.Targets[0].Audience
-	}
-	return c.Targets[0].Audience + " and " + strconv.Itoa(len(c.Targets)-1) + " more"
-}
-
-func clientShowCommand() *command {
-	return &command{
-		name:     "client show",
-		summary:  "Show one OAuth client and what weakens it.",
-		examples: []string{"countersign client show ci"},
-		usage:    "NAME [flags]",
-		about:    `Secrets are never shown: only hashes of them are kept.`,
-		flags:    func(f *flags) { f.doc("n,namespace", "NS", "[default]") },
-		see:      "countersign client rotate, countersign get oauthclients -o yaml",
-		run: func(ctx context.Context, e *env, args []string) error {
-			name, err := e.clientName(args)
-			if err != nil {
-				return err
-			}
-			return e.clientShow(ctx, name)
-		},
-	}
-}
-
-func (e *env) clientShow(ctx context.Context, name string) error {
-	list, err := askServer[admin.ClientList](ctx, e, "/v1/client/list", admin.ClientQuery{Namespace: e.inForce(), Name: name})
-	if err != nil {
-		return err
-	}
-	if len(list.Clients) != 1 {
-		return &admin.Problem{Code: "not_found", Message: fmt.Sprintf("OAuthClient/%s/%s does not exist", e.inForce(), name), Hints: []string{"countersign client list -A"}}
-	}
-	c := list.Clients[0]
-	if e.json {
-		return e.printJSON(c)
-	}
-	fmt.Fprintf(e.out, "%s/%s   client_id %s   %s\n", c.Namespace, c.Name, stranger(c.ClientID), c.Auth)
-	if c.Disabled {
-		fmt.Fprintln(e.out, "  disabled: everything is refused")
-	}
-	for _, t := range c.Targets {
-		line := "  may ask for  " + stranger(t.Audience)
-		for _, s := range t.Scopes {
-			line += "  " + stranger(s)
-		}
-		if t.Exchange {
-			line += "  by exchange too"
-		}
-		if t.Attach {
-			line += "  attached to its calls"
-		}
-		fmt.Fprintln(e.out, line)
-	}
-	for _, s := range c.Secrets {
-		fmt.Fprintf(e.out, "  secret       made %s, ends %s\n", s.Created.Format(time.DateOnly), s.Expires.Format(time.DateOnly))
-	}
-	for _, n := range c.Notes {
-		e.say("note: %s", escape(n))
-	}
-	return nil
-}
-
-func clientDeleteCommand() *command {
-	var w wait
-	return &command{
-		name:     "client delete",
-		summary:  "Remove an OAuth client, its secrets and its tokens.",
-		examples: []string{"countersign client delete ci"},
-		usage:    "NAME [flags]",
-		about:    `What it asked for and what was exchanged from that is revoked everywhere.`,
-		flags: func(f *flags) {
-			f.wait(&w)
-			f.doc("n,namespace", "NS", "[default]")
-		},
-		see: "countersign client list, countersign delete",
-		run: func(ctx context.Context, e *env, args []string) error {
-			name, err := e.clientName(args)
-			if err != nil {
-				return err
-			}
-			req := admin.DeleteRequest{Refs: []admin.Ref{{Kind: "OAuthClient", Namespace: e.inForce(), Name: name}}}
-			reply, err := write(ctx, e, "/v1/delete", "deleting a client", req, func(r *admin.DeleteRequest) { r.Confirmed = true })
-			if err != nil {
-				return err
-			}
-			return e.written(ctx, reply, w)
-		},
 	}
 }

@@ -96,12 +96,15 @@ func (h *house) keepPorts(kept map[string]string) error {
 
 func portProblem(name, addr string, err error) *admin.Problem {
 	host, port, _ := net.SplitHostPort(addr)
-	elsewhere := "countersign up --inbound " + net.JoinHostPort(host, otherPort(port))
-	switch name {
-	case "tokens":
-		elsewhere = "in the file of --config: token: {listen: " + net.JoinHostPort(host, otherPort(port)) + "}"
-	case "tokens-mtls":
-		elsewhere = "in the file of --config: token: {mtlsListen: " + net.JoinHostPort(host, otherPort(port)) + "}"
+	elsewhere := func(host, port string) []string {
+		to := net.JoinHostPort(host, port)
+		switch name {
+		case "tokens":
+			return []string{"in the file of --config: token: {listen: " + to + "}"}
+		case "tokens-mtls":
+			return []string{"in the file of --config: token: {mtlsListen: " + to + "}"}
+		}
+		return []string{"countersign up --inbound " + to}
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -109,7 +112,7 @@ func portProblem(name, addr string, err error) *admin.Problem {
 		if holder := holderOf(addr); holder != "" {
 			p.Details = admin.Details{{Label: "holder", Value: holder}}
 		}
-		p.Hints = []string{elsewhere}
+		p.Hints = elsewhere(host, otherPort(port))
 		return p
 	case errors.Is(err, syscall.EACCES):
 		return &admin.Problem{
@@ -117,7 +120,7 @@ func portProblem(name, addr string, err error) *admin.Problem {
 			Hints: []string{"sudo setcap cap_net_bind_service=+ep " + executable()},
 		}
 	}
-	return &admin.Problem{Code: "failed", Message: fmt.Sprintf("listening on %s: %s", addr, reason(err)), Hints: []string{elsewhere}}
+	return &admin.Problem{Code: "failed", Message: fmt.Sprintf("listening on %s: %s", addr, reason(err)), Hints: elsewhere("127.0.0.1", port)}
 }
 
 // isAddrPort reports whether s is an address of this machine and a port; 0 is any that is free.

@@ -21,20 +21,20 @@ func tokenOptions(c resource.TokenConfig) (server.TokenOptions, error) {
 	if c.Cert != "" {
 		cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 		if err != nil {
-			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.tls: %s", reason(err)), Hints: []string{"token.tls names a PEM certificate and its key"}}
+			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.tls, %s and %s: %s", c.Cert, c.Key, reason(err)), Hints: []string{"token.tls names a PEM certificate and its key"}}
 		}
 		o.Cert = &cert
 	}
 	if c.FetchRoots != "" {
 		pem, err := os.ReadFile(c.FetchRoots)
 		if err != nil {
-			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.fetchRoots: %s", reason(err))}
+			return o, &admin.Problem{Code: "config", Message: fmt.Sprintf("reading token.fetchRoots, %s: %s", c.FetchRoots, reason(err))}
 		}
 		if o.FetchRoots, err = x509.SystemCertPool(); err != nil { // beside the system's, if it has any
 			o.FetchRoots = x509.NewCertPool()
 		}
 		if !o.FetchRoots.AppendCertsFromPEM(pem) {
-			return o, &admin.Problem{Code: "config", Message: "reading token.fetchRoots: no certificate in " + c.FetchRoots, Hints: []string{"it holds PEM certificates"}}
+			return o, &admin.Problem{Code: "config", Message: "reading token.fetchRoots, " + c.FetchRoots + ": there is no certificate in it", Hints: []string{"it holds PEM certificates"}}
 		}
 	}
 	return o, nil

@@ -133,3 +133,25 @@ func allowsIt(t *testing.T, set policy.Set, a Asked, hint string) bool {
 	bound := compile(t, set).For(a.Dest).Bind(a.Conn)
 	return bound.Decide(&a.Request).Allow
 }
+
+// TestTokenFor holds that a rule that misses what a token would say is answered with how to come
+// by one, in commands that can be pasted.
+func TestTokenFor(t *testing.T) {
+	scope := policy.FieldMiss{Field: "claim scope", Allows: []string{"things:read"}, Got: absent}
+	subject := policy.FieldMiss{Field: "request principal", Allows: []string{"https://id.example/*"}, Got: absent}
+	role := policy.FieldMiss{Field: "claim role", Allows: []string{"admin", "root"}, Got: "guest"}
+	for _, test := range []struct {
+		name, from, to string
+		misses         []policy.FieldMiss
+		want           string
+	}{
+		{"a scope", "web", "api", []policy.FieldMiss{scope}, "countersign run web -- countersign token issue --audience api --scope 'things:read' --header"},
+		{"for whom", "shop/web", "shop/api", []policy.FieldMiss{subject}, "countersign run shop/web -- countersign token exchange --audience api.shop --header < TOKEN"},
+		{"another role", "web", "api", []policy.FieldMiss{role}, "the token of the call must say role admin or root"},
+		{"nobody proven", "", "api", []policy.FieldMiss{subject}, ""},
+	} {
+		if got := tokenFor(Asked{From: test.from, To: test.to}, test.misses); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
