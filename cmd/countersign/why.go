@@ -67,6 +67,11 @@ func (e *env) why(ctx context.Context, o whyOptions, args []string) error {
 		e.say("%s", p.Message)
 		return nil
 	}
+	if errors.As(err, &p) && p.Code == "no_decision" && req.ID != "" { // it may be one of the token service
+		if issued, asked := askServer[admin.Why](ctx, e, "/v1/why", req); asked == nil {
+			w, err = issued, nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -119,6 +124,7 @@ func (e *env) explain(w admin.Why, happened bool) error {
 var atLayer = map[string]string{
 	audit.LayerTLS: "at the connection", audit.LayerHTTP: "as a message", audit.LayerToken: "for its token",
 	audit.LayerAuthz: "by policy", audit.LayerLimit: "by a limit", audit.LayerRoute: "without a route",
+	audit.LayerIssue: "by the token service",
 }
 
 // verdict is the first line: refused 3s ago by policy   q7d3k9x2m4v8r1t6w5z0a3c7er

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"time"
 
 	"countersign.dev/internal/jose"
 )
@@ -226,7 +227,7 @@ func (r *Rules) holds(q *Request, n *rule, t *jose.Token) *jose.Error {
 		return &jose.Error{Reason: jose.Stale, Text: "the revocation list is old, and the audience asks to refuse then"}
 	}
 	if e, revoked := q.Revoked.Revoked(t); revoked {
-		return &jose.Error{Reason: jose.Revoked, Text: e.Kind}
+		return &jose.Error{Reason: jose.Revoked, Text: "by its " + e.Kind + " at " + time.Unix(e.At, 0).UTC().Format(time.RFC3339)}
 	}
 	if kind, _ := t.Binding(); kind == "" && !r.allowsBearer(t) {
 		return &jose.Error{Reason: jose.Binding, Text: "the token is bound to nobody, and its audience wants it to be"}

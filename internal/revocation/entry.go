@@ -51,7 +51,7 @@ func (e *Entry) Check() error {
 		return fmt.Errorf("revocation entry of kind %s: a reason of %d bytes, at most %d are allowed", e.Kind, len(e.Why), MaxWhy)
 	case e.Seq < 0 || e.At <= 0 || e.Until <= e.At:
 		return fmt.Errorf("revocation entry of kind %s: its times do not follow each other", e.Kind)
-	case timed && (e.Before <= 0 || e.Before > e.At):
+	case timed && (e.Before <= 0 || e.Before > e.At+Ahead):
 		return fmt.Errorf("revocation entry of kind %s: before is not a time up to its making", e.Kind)
 	case !timed && e.Before != 0:
 		return fmt.Errorf("revocation entry of kind %s: it has before", e.Kind)

@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 		"sub in the past":   {func(e *Entry) { e.Kind, e.Before = BySub, 1 }, true},
 		"sub of no time":    {func(e *Entry) { e.Kind = BySub }, false},
 		"client, no time":   {func(e *Entry) { e.Kind = ByClient }, false},
-		"client to come":    {func(e *Entry) { e.Kind, e.Before = ByClient, at+1 }, false},
+		"client to come":    {func(e *Entry) { e.Kind, e.Before = ByClient, at+Ahead+1 }, false},
 		"before":            {func(e *Entry) { e.Kind, e.Val, e.Before = ByBefore, "", at }, true},
 		"before, value":     {func(e *Entry) { e.Kind, e.Before = ByBefore, at }, false},
 		"before of no time": {func(e *Entry) { e.Kind, e.Val = ByBefore, "" }, false},

@@ -25,6 +25,9 @@ const (
 // StaleAfter is how long a log counts as current after the last heartbeat.
 const StaleAfter = 30 * time.Second
 
+// Ahead is how many seconds the iat of a token may lie in the future: as far an entry may reach.
+const Ahead = 10
+
 // Entry is one line of the log. Times are Unix seconds.
 type Entry struct {
 	Seq    int64  `json:"seq"` // store revision; 0 until it is stored

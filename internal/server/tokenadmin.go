@@ -114,6 +114,9 @@ func (t *tokens) judge(v *view, raw, audience string) (*jose.Token, error) {
 		audiences = []string{audience}
 	}
 	if i := v.directory.Issuer(iss); i != nil {
+		if record := v.directory.Audience(audience); record != nil { // a customer's token names what they know it by
+			audiences = append(audiences, record.Resources...)
+		}
 		c := jose.Check{
 			Profile: jose.External, Issuer: iss, Keys: v.tokens.Foreign[iss], Audiences: audiences, ExpSkew: i.ClockSkew, Skew: max(i.ClockSkew, 10*time.Second),
 			MaxLife: cmp.Or(i.MaxLifetime, 24*time.Hour), SingleAudience: i.SingleAudience, Algs: algs(i.Algs), Typ: i.Typ, IgnoreHeaders: i.IgnoreHeaders,
@@ -133,7 +136,7 @@ func (t *tokens) judge(v *view, raw, audience string) (*jose.Token, error) {
 		return nil, err
 	}
 	if e, revoked := t.ledger.Log().Revoked(token); revoked {
-		return nil, &jose.Error{Reason: jose.Revoked, Text: fmt.Sprintf("revoked %s by %s", time.Unix(e.At, 0).UTC().Format(time.RFC3339), e.Kind)}
+		return token, &jose.Error{Reason: jose.Revoked, Text: "by its " + e.Kind + " at " + time.Unix(e.At, 0).UTC().Format(time.RFC3339)}
 	}
 	return token, nil
 }
@@ -159,14 +162,11 @@ func (s *Server) revokeToken(ctx context.Context, r admin.TokenRevoke) (admin.To
 	if r.Token != "" {
 		token, err := s.tokens.judge(s.world.load(), r.Token, "")
 		var why *jose.Error
-		if errors.As(err, &why) && why.Reason != jose.Revoked {
+		if errors.As(err, &why) && why.Reason != jose.Revoked { // revoked once more does no harm (RFC 7009, section 2.2)
 			return admin.TokenRevoked{}, &admin.Problem{
 				Code: "token_invalid", Message: fmt.Sprintf("revoking a token: %s: it is of no use to anybody, or of another issuer", why.Reason),
 				Hints: []string{"countersign jwt inspect"},
 			}
-		}
-		if err != nil {
-			return admin.TokenRevoked{}, &admin.Problem{Code: "token_invalid", Message: "revoking a token: it is revoked already"}
 		}
 		if token.Issuer() != s.tokens.issuer {
 			return admin.TokenRevoked{}, &admin.Problem{Code: "token_invalid", Message: "revoking a token: it is of another issuer", Hints: []string{"revoke what was exchanged from it: countersign token revoke --rti"}}
@@ -238,9 +238,9 @@ func (s *Server) createClient(ctx context.Context, r admin.ClientCreate) (admin.
 	if err != nil {
 		return admin.ClientMade{}, &admin.Problem{Code: "faults", Message: "creating a client: the keys are no JWK Set"}
 	}
-	objects, faults := resource.Decode([]resource.File{{Name: "client create", Data: object}}, resource.Options{RootNamespace: s.meta.RootNamespace})
+	objects, faults := resource.Decode([]resource.File{{Name: "client " + r.Name, Data: object}}, resource.Options{RootNamespace: s.meta.RootNamespace})
 	if resource.Stops(faults) {
-		return admin.ClientMade{}, faulty("creating a client", []admin.File{{Name: "client create"}}, faults)
+		return admin.ClientMade{}, faulty("creating", []admin.File{{Name: "client " + r.Name}}, faults)
 	}
 	c, err := resource.Client(objects[0])
 	if err != nil {
@@ -345,7 +345,7 @@ func (s *Server) listClients(ctx context.Context, q admin.ClientQuery) (admin.Cl
 			return admin.ClientList{}, err
 		}
 		row := admin.ClientRow{
-			Namespace: c.Namespace, Name: c.Name, ClientID: c.ClientID, Auth: string(c.Auth), Disabled: c.Disabled, Created: rec.Created,
+			Namespace: c.Namespace, Name: c.Name, ClientID: c.ClientID, SPIFFEID: c.SPIFFEID, Auth: string(c.Auth), Disabled: c.Disabled, Created: rec.Created,
 			Targets: []admin.ClientTarget{}, Secrets: []admin.ClientSecret{}, Notes: s.clientNotes(c),
 		}
 		for _, t := range c.Targets {

@@ -430,3 +430,29 @@ func until(t *testing.T, what string, ok func() bool) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// Whatever was issued before a revocation is refused after it, also where both happen in one
+// second, and again and again.
+func TestRevokeWithinASecond(t *testing.T) {
+	r := newPlace(t).run()
+	r.applied(reportsDoc())
+	c := r.client(web)
+	for i := range 4 {
+		got := r.token(c, r.tokens.mtlsURL, asWorkload(web))
+		if got.status != 200 {
+			t.Fatalf("round %d: %d %s", i, got.status, got.raw)
+		}
+		if v := do(r, r.verifyTokens, admin.TokenVerify{Tokens: []string{got.Token}}).Verdicts[0]; !v.OK {
+			t.Fatalf("round %d: a fresh token: %+v", i, v)
+		}
+		req := admin.TokenRevoke{Kind: revocation.ByClient, Val: web, WaitMS: 1}
+		if i%2 == 1 {
+			req = admin.TokenRevoke{Kind: revocation.ByBefore, WaitMS: 1}
+		}
+		done := do(r, r.revokeToken, req)
+		until(t, "the log to hold it", func() bool { return r.tokens.ledger.Log().Epoch() >= uint64(i+1) && done.Seq > 0 })
+		until(t, "the token to be refused", func() bool {
+			return do(r, r.verifyTokens, admin.TokenVerify{Tokens: []string{got.Token}}).Verdicts[0].Reason == "revoked"
+		})
+	}
+}

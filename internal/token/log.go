@@ -49,13 +49,28 @@ func (s *Service) Revoke(ctx context.Context, e revocation.Entry) (seq int64, er
 	}
 	switch e.Kind {
 	case revocation.BySub, revocation.ByClient, revocation.ByBefore:
-		e.Before = cmp.Or(e.Before, e.At)
+		if e.Before == 0 {
+			e.Before = s.reach(e.At)
+		}
 	}
 	e.Until = revocation.Until(now, foreign)
 	if err := e.Check(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrEntry, err)
 	}
 	return appendEntry(ctx, s.o.Store, e)
+}
+
+// reach is the highest iat that a token of now may have: behind an entry of this very second it
+// is one more (see clearIat), and so on. It may reach too far for most: whoever asks anew gets a
+// token from behind it.
+func (s *Service) reach(now int64) int64 {
+	iat := now
+	for _, e := range s.o.Revoked.Entries() {
+		if e.Before >= iat {
+			iat = min(e.Before+1, now+revocation.Ahead)
+		}
+	}
+	return iat
 }
 
 // lifeOf is the longest life of a token of the issuer.
