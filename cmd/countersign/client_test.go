@@ -327,3 +327,16 @@ func TestRotateWaits(t *testing.T) {
 		t.Errorf("status %d, stdout %q\n%s", status, out, errs)
 	}
 }
+
+// A secret that ends soon says when, and one that ended says so.
+func TestEnding(t *testing.T) {
+	now := time.Date(2026, 11, 21, 20, 14, 7, 0, time.UTC)
+	for in, want := range map[time.Duration]string{
+		365 * 24 * time.Hour: "ends 2027-11-21", 48 * time.Hour: "ends 2026-11-23", 24 * time.Hour: "ends 2026-11-22T20:14:07Z",
+		-time.Hour: "ended 2026-11-21T19:14:07Z", -90 * 24 * time.Hour: "ended 2026-08-23",
+	} {
+		if got := ending(now.Add(in), now); got != want {
+			t.Errorf("in %s: %q, want %q", in, got, want)
+		}
+	}
+}

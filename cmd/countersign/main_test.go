@@ -45,7 +45,20 @@ func TestMain(m *testing.M) {
 	})
 }
 
-func TestScripts(t *testing.T) { testscript.Run(t, params("testdata")) }
+func TestScripts(t *testing.T) {
+	holdDefaults(t)
+	testscript.Run(t, params("testdata"))
+}
+
+// holdDefaults takes the ports that up takes by default, until the test and what runs beside it
+// end: a directory keeps its ports, and no other script may have them while it is down.
+func holdDefaults(t *testing.T) {
+	for _, addr := range []string{defaultTokens, defaultTokensMTLS, defaultHealth} {
+		if ln, err := net.Listen("tcp", addr); err == nil { // else somebody else holds it
+			t.Cleanup(func() { ln.Close() })
+		}
+	}
+}
 
 // params are the environment and the added commands of cli.md 14.
 func params(dir string) testscript.Params {

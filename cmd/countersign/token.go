@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -42,7 +43,7 @@ func (o *issueOptions) flags(f *flags) {
 	f.text(&o.audience, "audience", "A", "a service, or an audience of an OAuthResource")
 	f.list(&o.scopes, "scope", "S", "wanted; may be repeated  [those of the client]")
 	f.yes(&o.header, "header", "a whole line Authorization: Bearer, for curl -H @FILE")
-	f.text(&o.client, "client", "ID", "outside the mesh: the client that asks")
+	f.text(&o.client, "client", "ID", "the client that asks, instead of this workload")
 	f.text(&o.secretFile, "secret-file", "F", "its secret, in a file of yours alone; - is stdin")
 }
 
@@ -57,7 +58,7 @@ func tokenIssueCommand() *command {
 		},
 		usage: "--audience A [flags]",
 		about: `Inside run the identity is the credential, and the token is bound to it: it is
-worth nothing to anybody else. Outside, a client proves itself by its secret.
+worth nothing to anybody else. A client with a secret asks from anywhere.
 The token is stdout, and what it is is said on stderr.`,
 		flags: o.flags,
 		see:   "countersign token exchange, countersign client create",
@@ -250,7 +251,8 @@ func (o *issueOptions) refused(command string, a tokenAnswer) error {
 // askAsWorkload takes the way of every program of a run: its proxy, with its identity.
 func (e *env) askAsWorkload(ctx context.Context, form url.Values) (tokenAnswer, error) {
 	endpoint := os.Getenv("SPIFFE_ENDPOINT_SOCKET")
-	if endpoint == "" || os.Getenv("HTTP_PROXY") == "" {
+	proxy := proxyOfRun()
+	if endpoint == "" || proxy == nil {
 		return tokenAnswer{}, &admin.Problem{
 			Code: "no_identity", Message: "this process has no identity: it was not started by run",
 			Hints: []string{"countersign run NAME -- " + typed("countersign", e.args), "countersign " + e.cmd.name + " --client ID --secret-file FILE --audience A"},
@@ -266,20 +268,42 @@ func (e *env) askAsWorkload(ctx context.Context, form url.Values) (tokenAnswer, 
 		return tokenAnswer{}, &admin.Problem{Code: "no_identity", Message: "this process has no identity: " + unwrapped(err), Hints: []string{"countersign status"}}
 	}
 	form.Set("client_id", id)
-	answer, err := postForm(ctx, &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}, meshTokens, form, nil)
+	answer, err := postForm(ctx, proxy, meshTokens, form, nil)
 	if p, ok := errors.AsType[*admin.Problem](err); ok && p.Code == "token_refused" { // by a policy
 		p.Hints = []string{"countersign why " + word(id) + " tokens.countersign 'POST /oauth2/token'"}
 	}
 	return answer, err
 }
 
-// askAsClient goes to the public port, with the roots of this mesh.
+// proxyOfRun is a client that goes through the proxy of the run, which is on loopback, and by no
+// other way: what it is sent holds tokens and secrets. It is nil where there is no such proxy.
+func proxyOfRun() *http.Client {
+	at, err := url.Parse(os.Getenv("HTTP_PROXY"))
+	if err != nil {
+		return nil
+	}
+	if ip, err := netip.ParseAddr(at.Hostname()); err != nil || !ip.IsLoopback() {
+		return nil
+	}
+	return &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(at)}}
+}
+
+// askAsClient goes to the public port, with the roots of this mesh. Inside a run it has neither,
+// and goes to the same service through the mesh.
 func (e *env) askAsClient(ctx context.Context, o *issueOptions, form url.Values) (tokenAnswer, error) {
 	secret, err := e.readSecret(ctx, o.secretFile)
 	if err != nil {
 		return tokenAnswer{}, err
 	}
+	basic := func(r *http.Request) { r.SetBasicAuth(url.QueryEscape(o.client), url.QueryEscape(secret)) }
 	at, err := askServer[admin.TokenService](ctx, e, "/v1/token/service", nil)
+	if p, ok := errors.AsType[*admin.Problem](err); ok && p.Code == "in_run" {
+		if proxy := proxyOfRun(); proxy != nil {
+			ctx, cancel := context.WithTimeout(ctx, e.timeout)
+			defer cancel()
+			return postForm(ctx, proxy, meshTokens, form, basic)
+		}
+	}
 	if err != nil {
 		return tokenAnswer{}, err
 	}
@@ -297,9 +321,7 @@ func (e *env) askAsClient(ctx context.Context, o *issueOptions, form url.Values)
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
-	return postForm(ctx, client, at.Issuer+"/oauth2/token", form, func(r *http.Request) {
-		r.SetBasicAuth(url.QueryEscape(o.client), url.QueryEscape(secret))
-	})
+	return postForm(ctx, client, at.Issuer+"/oauth2/token", form, basic)
 }
 
 // postForm asks the token endpoint. It goes where it was sent and nowhere else: the form holds

@@ -101,12 +101,24 @@ func (e *env) clientMade(m admin.ClientMade, verb, more string) error {
 		if _, err := fmt.Fprintln(e.out, m.Secret); err != nil {
 			return err
 		}
-		e.say("shown once, ends %s%s", m.Expires.UTC().Format(time.DateOnly), more)
+		e.say("shown once, %s%s", ending(m.Expires, time.Now()), more)
 	}
 	for _, n := range m.Notes {
 		e.say("note: %s", escape(n))
 	}
 	return nil
+}
+
+// ending says when a secret ends: the day, or the time where the day would tell too little.
+func ending(at, now time.Time) string {
+	verb, form := "ends ", time.DateOnly
+	if now.After(at) {
+		verb = "ended "
+	}
+	if at.Sub(now).Abs() < 48*time.Hour {
+		form = time.RFC3339
+	}
+	return verb + at.UTC().Format(form)
 }
 
 func clientRotateCommand() *command {
@@ -271,7 +283,7 @@ func (e *env) clientShow(ctx context.Context, ref admin.Ref) error {
 		line("asks for", text)
 	}
 	for _, s := range c.Secrets {
-		line("secret", fmt.Sprintf("made %s, ends %s", s.Created.UTC().Format(time.DateOnly), s.Expires.UTC().Format(time.DateOnly)))
+		line("secret", "made "+s.Created.UTC().Format(time.DateOnly)+", "+ending(s.Expires, time.Now()))
 	}
 	line("made", c.Created.UTC().Format(time.DateOnly))
 	if _, err := io.WriteString(e.out, b.String()); err != nil {

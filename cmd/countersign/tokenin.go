@@ -138,9 +138,8 @@ func (e *env) readSecret(ctx context.Context, name string) (string, error) {
 			return "", notRead(name, err)
 		}
 		defer f.Close()
-		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
-			e.say("warning: others can read the secret in %s (%04o)", escape(name), st.Mode().Perm())
-			e.say("hint: chmod 600 %s", word(name))
+		if st, err := f.Stat(); err == nil {
+			e.warnOthers("the secret", name, st)
 		}
 		in = f
 	}

@@ -89,6 +89,7 @@ type house struct {
 	o           upOptions
 	data, run   string
 	config      resource.Config
+	tokenSet    server.TokenOptions // of the token service
 	log         *slog.Logger
 	locks       []*lock
 	store       *store.Etcd
@@ -128,6 +129,9 @@ func (e *env) openHouse(ctx context.Context, o upOptions) (h *house, err error) 
 		}
 	}()
 	if h.config, err = e.readConfig(o); err != nil {
+		return h, err
+	}
+	if h.tokenSet, err = e.tokenOptions(h.config.Token); err != nil {
 		return h, err
 	}
 	h.log = telemetry.NewLog(e.logWriter(), o.level(e), o.logFormat)
@@ -297,15 +301,11 @@ func (h *house) openRoles(ctx context.Context) error {
 		return err
 	}
 	h.metrics = telemetry.NewMetrics(version)
-	tokens, err := tokenOptions(h.config.Token)
-	if err != nil {
-		return err
-	}
 	h.server, err = server.Open(ctx, server.Options{
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
 		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
-		InRun: h.lineage.InRun, Tokens: tokens,
+		InRun: h.lineage.InRun, Tokens: h.tokenSet,
 	})
 	if err != nil {
 		return err

@@ -216,15 +216,22 @@ func (e *env) passphrase(file string) ([]byte, error) {
 	if err != nil {
 		return nil, &admin.Problem{Code: "file_not_found", Message: fmt.Sprintf("reading the passphrase in %s: %s", file, reason(err))}
 	}
-	if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
-		e.say("warning: others can read the passphrase in %s (%04o)", file, st.Mode().Perm())
-		e.say("hint: chmod 600 %s", file)
+	if st, err := os.Stat(file); err == nil {
+		e.warnOthers("the passphrase", file, st)
 	}
 	b = bytes.TrimRight(b, "\r\n")
 	if len(b) == 0 {
 		return nil, &admin.Problem{Code: "passphrase", Message: fmt.Sprintf("reading the passphrase in %s: it is empty", file)}
 	}
 	return b, nil
+}
+
+// warnOthers says that others can read a secret in a file: some systems hand them over so.
+func (e *env) warnOthers(what, file string, st os.FileInfo) {
+	if st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
+		e.say("warning: others can read %s in %s (%04o)", what, escape(file), st.Mode().Perm())
+		e.say("hint: chmod 600 %s", word(file))
+	}
 }
 
 // words gives the errors of starting the words of cli.md 9.2.

@@ -8,6 +8,9 @@ const masked = "{credential}"
 // Mask takes out of a path what looks like a credential of ours: a JWT, a client secret, an API
 // key (audit.md 3.4). It says whether there was one.
 func Mask(path string) (string, bool) {
+	if !strings.Contains(path, "eyJ") && !strings.Contains(path, "css_") && !strings.Contains(path, "csk_") {
+		return path, false
+	}
 	var out []byte // nil while nothing was replaced
 	done := 0
 	for at := 0; at < len(path); {

@@ -52,6 +52,12 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 		audience *Refusal // of the first token for another audience
 	)
 	for i, f := range list {
+		if f.bad && f.place.kind == inBuiltIn {
+			if no := r.behindTab(q, f); no != nil {
+				return no
+			}
+			continue
+		}
 		if f.bad {
 			return r.attachedRefusal(q, 401, codeToken, textForm, jose.Format, "")
 		}
@@ -76,7 +82,7 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 				audience = cmp.Or(audience, no)
 				continue
 			}
-			if v.why.Reason == jose.KeyID && !n.keyless() {
+			if v.why.Reason == jose.KeyID && !n.keyless(q.Now) {
 				out.Missed = n.source
 			}
 			if no.Token = v.token; v.token != nil {
@@ -174,6 +180,9 @@ func (r *Rules) kept(q *Request, p *place, raw string) (verdict, bool) {
 
 // verify is one rule and one token. A signature that does not hold is charged to who showed it.
 func (r *Rules) verify(q *Request, n *rule, raw string) (*jose.Token, *jose.Error) {
+	if n.ended(q.Now) {
+		return nil, &jose.Error{Reason: jose.KeyID, Text: "the keys of the issuer are too old to be believed"}
+	}
 	who := cmp.Or(q.Presenter.ID, r.nobody)
 	if r.failures.spent(who, q.Now) {
 		if t := cached(q, n, raw); t != nil {
@@ -201,7 +210,7 @@ func (r *Rules) verify(q *Request, n *rule, raw string) (*jose.Token, *jose.Erro
 // cached is a token that was verified before: it passes whatever else its peer sent, and costs
 // no look at who issued it.
 func cached(q *Request, n *rule, raw string) *jose.Token {
-	if q.Cache == nil {
+	if q.Cache == nil || n.ended(q.Now) {
 		return nil
 	}
 	return q.Cache.Cached(q.Now, raw, n.check)

@@ -27,8 +27,9 @@ type Facts struct {
 	Issuer      string           // our own; "" while there is none
 	Own         *jose.Set        // our own keys
 	Directory   *grant.Directory // audiences and issuers; nil: none are known
-	// Foreign gives the keys that a server has of a source, nil if it has none that still count.
-	Foreign func(source Source) *jose.Set
+	// Foreign gives the keys that a server has of a source, nil if it has none, and their end: a
+	// node that hears nothing newer believes them no longer.
+	Foreign func(source Source) (keys *jose.Set, until time.Time)
 }
 
 // Source names a key set that a server retrieves: by URI, or by discovery of the issuer. Equal

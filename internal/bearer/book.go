@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/jose"
@@ -27,10 +28,12 @@ type Book struct {
 // digest tells whether two checks, or two key sets, are the same.
 type digest [sha256.Size]byte
 
-// keys is a key set with its digest; of none both are zero.
+// keys is a key set with its digest; of none both are zero. Of one that was retrieved the end
+// counts too.
 type keys struct {
 	set    *jose.Set
 	digest digest
+	until  time.Time
 }
 
 // NewBook makes it; before is the one it replaces, or nil: checks that did not change are
@@ -52,6 +55,18 @@ func NewBook(f Facts, before *Book) *Book {
 	return b
 }
 
+// OwnKeys are the kids of our own issuer's keys.
+func (b *Book) OwnKeys() []string {
+	if b == nil {
+		return nil
+	}
+	var out []string
+	for _, k := range b.own.set.Keys() {
+		out = append(out, k.ID())
+	}
+	return out
+}
+
 func keysOf(set *jose.Set) keys {
 	if set.Len() == 0 {
 		return keys{}
@@ -60,14 +75,16 @@ func keysOf(set *jose.Set) keys {
 	if err != nil {
 		return keys{} // no keys: every token is refused
 	}
-	return keys{set, sha256.Sum256(text)}
+	return keys{set: set, digest: sha256.Sum256(text)}
 }
 
 // retrieved are the keys that a server has for the source.
 func (b *Book) retrieved(s Source) keys {
 	k, asked := b.foreign[s]
 	if !asked && b.facts.Foreign != nil {
-		k = keysOf(b.facts.Foreign(s))
+		set, until := b.facts.Foreign(s)
+		k = keysOf(set)
+		k.until = until
 		b.foreign[s] = k
 	}
 	return k

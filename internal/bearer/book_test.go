@@ -176,3 +176,49 @@ func TestBareBook(t *testing.T) {
 	q.Cache = nil
 	refused(t, r.Authenticate(q), jose.KeyID)
 }
+
+// TestRetrievedKeysEnd: keys that nobody has retrieved anew until their end count no longer,
+// not for a token that was verified before either; a Book with a later end takes it again.
+func TestRetrievedKeysEnd(t *testing.T) {
+	w := newWorld(t)
+	attachedTo, trusted := Source{Issuer: foreignID, URI: "https://id/keys"}, Source{Issuer: corp, URI: "https://corp/keys"}
+	w.foreign[attachedTo], w.foreign[trusted] = w.id.set(), w.corp.set()
+	w.issuers = []grant.Issuer{{Name: "corp", Namespace: "shop", Issuer: corp, JWKSURI: trusted.URI, Uses: []grant.Use{grant.UseRequest}}}
+	w.until = now.Add(time.Minute)
+	rule := policy.TokenRule{Issuer: foreignID, JWKSURI: attachedTo.URI, Headers: []policy.TokenHeader{{Name: "x-jwt"}}}
+	for name, line := range map[string]string{
+		"attached": "X-Jwt: " + w.id.foreign(), "built in": bearer(w.corp.foreign(claims{"iss": corp, "aud": orders})),
+	} {
+		for _, cache := range []*jose.Cache{nil, jose.NewCache(1 << 20)} {
+			r := w.rules(rule)
+			at := func(when time.Time) Outcome {
+				q := w.get("/", line)
+				q.Now, q.Cache = when, cache
+				return r.Authenticate(q)
+			}
+			accepted(t, at(w.until.Add(-time.Nanosecond)))
+			out := at(w.until)
+			if out.Refused == nil || out.Refused.Status != 401 || out.Refused.Reason != string(jose.KeyID) || out.Token != nil || out.Missed != nil {
+				t.Errorf("%s at the end: %+v", name, out)
+			}
+			w.until = w.until.Add(time.Hour)
+			r = w.rules(rule)
+			accepted(t, at(w.until.Add(-time.Hour)))
+			w.until = now.Add(time.Minute)
+		}
+	}
+	w.until = time.Time{} // a set that says no end has ended
+	if out := w.rules(rule).Authenticate(w.get("/", "X-Jwt: "+w.id.foreign())); out.Refused == nil || out.Refused.Text != textKeys {
+		t.Errorf("no end: %+v", out)
+	}
+}
+
+func TestOwnKeys(t *testing.T) {
+	w := newWorld(t)
+	if got := w.open().OwnKeys(); len(got) != 1 || got[0] != w.own.kid() {
+		t.Errorf("got %q, want %q", got, w.own.kid())
+	}
+	if got := (*Book)(nil).OwnKeys(); got != nil {
+		t.Errorf("no book has %q", got)
+	}
+}

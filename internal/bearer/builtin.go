@@ -57,6 +57,19 @@ func notOfToken(c rune) bool {
 	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
 }
 
+// behindTab is the answer to a token that a tab, which RFC 9110 does not allow there, parts from
+// its scheme: the program may read it as Bearer all the same. What is of none of our issuers is
+// the application's own affair.
+func (r *Rules) behindTab(q *Request, f found) *Refusal {
+	of := issuerOf{raw: f.raw}
+	for _, i := range f.place.rules {
+		if n := &r.rules[i]; of.is(n) {
+			return r.refusal(q, n, f.raw, &jose.Error{Reason: jose.Format, Text: "a tab behind the scheme"})
+		}
+	}
+	return nil
+}
+
 // otherSchemes looks at what in Authorization no rule took: one of our tokens under DPoP, whose
 // proof nobody checks here, or joined with something by a comma, is refused (tokens.md 18.3).
 // All else is the application's own affair (15.2).

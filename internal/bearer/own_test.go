@@ -490,3 +490,26 @@ func TestNothingOfTheToken(t *testing.T) {
 		}
 	}
 }
+
+// A tab parts no scheme from its token: what is plainly one of ours, or of an issuer that is
+// trusted, is refused however good it is; all else stays the application's own affair.
+func TestTabBehindScheme(t *testing.T) {
+	w := newWorld(t)
+	w.issuers = []grant.Issuer{{Name: "corp", Namespace: "shop", Issuer: corp, JWKS: w.corp.jwks(), Uses: []grant.Use{grant.UseRequest}}}
+	ofCorp := w.corp.foreign(claims{"iss": corp, "aud": orders})
+	accepted(t, w.rules().Authenticate(w.get("/", bearer(ofCorp))))
+	for value, refused := range map[string]bool{
+		"Bearer\t" + w.own.ours(): true, "Bearer \t" + w.own.ours(): true, "bearer\t " + w.own.ours(): true,
+		"Bearer\t" + w.own.ours(claims{"exp": 1}): true, "Bearer\t" + w.own.ours() + "x": true, "Bearer\t" + ofCorp: true,
+		"Bearer\t" + w.id.foreign(): false, "Bearer\topaque": false, "Bearer\t": false,
+	} {
+		q := w.get("/", "Authorization: "+value)
+		out := w.rules().Authenticate(q)
+		switch no := out.Refused; {
+		case refused && (no == nil || no.Status != 401 || no.Text != textInvalid || no.Reason != string(jose.Format)):
+			t.Errorf("%q: %+v", value, out)
+		case !refused && (no != nil || out.Token != nil || q.Header.Get("Authorization") != value):
+			t.Errorf("%q: %+v", value, out)
+		}
+	}
+}

@@ -64,7 +64,8 @@ func (p *place) read(line string) (raw string, there, bad bool) {
 		return readBearer(line)
 	case inBuiltIn:
 		name, rest := scheme(line)
-		return rest, strings.EqualFold(name, "bearer") && rest != "" && !strings.Contains(rest, ","), false
+		gap := line[len(name) : len(line)-len(rest)]
+		return rest, strings.EqualFold(name, "bearer") && rest != "" && !strings.Contains(rest, ","), strings.Contains(gap, "\t")
 	}
 	raw, is := strings.CutPrefix(line, p.prefix)
 	switch {

@@ -47,9 +47,10 @@ type Rules struct {
 type rule struct {
 	issuer  string
 	check   *jose.Check
-	own     bool    // our own issuer's: bound and revoked are asked of every request
-	builtIn bool    // 401 for all faults, and the token goes on to the program
-	source  *Source // where a server gets its keys; nil: they are given
+	own     bool      // our own issuer's: bound and revoked are asked of every request
+	builtIn bool      // 401 for all faults, and the token goes on to the program
+	source  *Source   // where a server gets its keys; nil: they are given
+	until   time.Time // end of keys that a server got
 	forward bool
 	payload string // header
 	claims  []output
@@ -127,7 +128,7 @@ func (b *Book) foreignRule(c jose.Check, jwks json.RawMessage, rsa []jose.Alg, s
 	}
 	k := b.retrieved(s)
 	c.Keys = k.set
-	return rule{issuer: c.Issuer, check: b.check(c, k.digest, nil), source: &s}
+	return rule{issuer: c.Issuer, check: b.check(c, k.digest, nil), source: &s, until: k.until}
 }
 
 func (b *Book) ownCheck(c jose.Check) *jose.Check {
@@ -234,5 +235,8 @@ func (r *Rules) record(w Workload) {
 	r.challenges(w.Service, r.describe(w))
 }
 
-// keyless reports whether nothing can be verified by the rule.
-func (n *rule) keyless() bool { return n.check.Keys.Len() == 0 }
+// keyless reports whether nothing can be verified by the rule: there are no keys, or nobody has
+// retrieved them for so long that one of them may have been withdrawn.
+func (n *rule) keyless(now time.Time) bool { return n.check.Keys.Len() == 0 || n.ended(now) }
+
+func (n *rule) ended(now time.Time) bool { return n.source != nil && !now.Before(n.until) }

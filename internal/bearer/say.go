@@ -107,7 +107,7 @@ func (r *Rules) refusal(q *Request, n *rule, raw string, why *jose.Error) *Refus
 		return r.refuse(why.Reason, by(why.Text, "TrustedIssuer"))
 	case why.Reason == jose.Aud:
 		status, text = 403, textAudience
-	case n.keyless() && why.Reason != jose.Iss:
+	case n.keyless(q.Now) && why.Reason != jose.Iss:
 		text = textKeys
 	default:
 		text = textOf(raw, why.Reason)

@@ -151,6 +151,7 @@ type world struct {
 	issuers       []grant.Issuer
 	audiences     []grant.Audience
 	foreign       map[Source]*jose.Set
+	until         time.Time // end of the foreign keys
 	book          *Book
 	cache         *jose.Cache
 	revoked       *revocation.Log
@@ -159,7 +160,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, own: newKey(t), id: newKey(t), corp: newKey(t),
-		foreign: map[Source]*jose.Set{}, cache: jose.NewCache(1 << 20), revoked: revocation.NewLog(),
+		foreign: map[Source]*jose.Set{}, until: now.Add(24 * time.Hour), cache: jose.NewCache(1 << 20), revoked: revocation.NewLog(),
 	}
 	if err := w.revoked.Reset(nil, now); err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func (w *world) open() *Book {
 	w.t.Helper()
 	w.book = NewBook(Facts{
 		TrustDomain: domain, Issuer: ourIssuer, Own: w.own.set(), Directory: w.directory(),
-		Foreign: func(s Source) *jose.Set { return w.foreign[s] },
+		Foreign: func(s Source) (*jose.Set, time.Time) { return w.foreign[s], w.until },
 	}, w.book)
 	return w.book
 }

@@ -69,9 +69,15 @@ func New(st store.Store) *Catalog { return &Catalog{st: st} }
 var ErrConflict = errors.New("the objects changed meanwhile")
 
 // TooMany is a batch beyond MaxChanges; nothing was changed.
-type TooMany struct{ Changes int }
+type TooMany struct {
+	Changes int
+	Beside  int // what goes with them: see Plan.Room
+}
 
 func (e TooMany) Error() string {
+	if e.Beside > 0 {
+		return fmt.Sprintf("%d objects and %d records that go with them would change, at most %d do at once", e.Changes, e.Beside, MaxChanges)
+	}
 	return fmt.Sprintf("%d objects would change, at most %d do at once", e.Changes, MaxChanges)
 }
 
@@ -106,7 +112,8 @@ const (
 	Deleted   = "deleted"
 )
 
-// Plan is what a batch would do to the objects it was judged against.
+// Plan is what a batch would do to the objects it was judged against. What has to happen with
+// it or not at all is appended to Txn.Then; Room says whether it fits.
 type Plan struct {
 	Results []string // one a change
 	Txn     store.Txn
@@ -114,6 +121,14 @@ type Plan struct {
 
 // Changes reports whether the plan changes anything.
 func (p Plan) Changes() bool { return len(p.Txn.Then) > 0 }
+
+// Room is a TooMany unless n operations fit beside those of the objects.
+func (p Plan) Room(n int) error {
+	if changes := len(p.Txn.Then); changes+n > MaxChanges {
+		return TooMany{Changes: changes, Beside: n}
+	}
+	return nil
+}
 
 // Prepare works out what changes do to the objects known. It writes nothing.
 func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, error) {

@@ -19,7 +19,7 @@ func (c *Client) May(grant string) bool { return slices.Contains(c.Grants, grant
 // addClients keeps every client: one with a fault is disabled, for without its record the
 // workload would be an implicit client, and that may be more.
 func (d *Directory) addClients(f *faults, clients []Client) []*Client {
-	list := inOrder(clients, func(c *Client) (string, string) { return c.Namespace, c.Name })
+	list := inOrder(clients, func(c *Client) (int64, string, string) { return c.Since, c.Namespace, c.Name })
 	for _, c := range list {
 		if !d.checkClient(f, c) {
 			c.Disabled = true

@@ -135,7 +135,7 @@ type delegation struct {
 }
 
 func (d *Directory) addDelegations(f *faults, list []Delegation) {
-	for _, p := range inOrder(list, func(p *Delegation) (string, string) { return p.Namespace, p.Name }) {
+	for _, p := range inOrder(list, func(p *Delegation) (int64, string, string) { return 0, p.Namespace, p.Name }) {
 		made := &delegation{
 			issuers: p.SubjectIssuers, subjects: p.Subjects,
 			scopes: p.Scopes, origins: p.Origins, depth: MaxDepth, cycles: p.AllowCycles,

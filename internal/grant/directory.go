@@ -51,17 +51,17 @@ func New(o Objects) (*Directory, []Fault) {
 	return d, f
 }
 
-// inOrder is a copy sorted by namespace and name: the first of two that claim one name keeps it.
-func inOrder[T any](list []T, key func(*T) (ns, name string)) []*T {
+// inOrder is a copy in the order of Objects: the first of two that claim one name keeps it.
+func inOrder[T any](list []T, key func(*T) (since int64, ns, name string)) []*T {
 	list = slices.Clone(list)
 	out := make([]*T, len(list))
 	for i := range list {
 		out[i] = &list[i]
 	}
 	slices.SortStableFunc(out, func(a, b *T) int {
-		ans, an := key(a)
-		bns, bn := key(b)
-		return cmp.Or(cmp.Compare(ans, bns), cmp.Compare(an, bn))
+		at, ans, an := key(a)
+		bt, bns, bn := key(b)
+		return cmp.Or(cmp.Compare(at, bt), cmp.Compare(ans, bns), cmp.Compare(an, bn))
 	})
 	return out
 }
@@ -84,15 +84,15 @@ func (d *Directory) addServices(o Objects) {
 }
 
 func (d *Directory) addIssuers(f *faults, list []Issuer) {
-	for _, i := range inOrder(list, func(i *Issuer) (string, string) { return i.Namespace, i.Name }) {
+	for _, i := range inOrder(list, func(i *Issuer) (int64, string, string) { return i.Since, i.Namespace, i.Name }) {
 		at := place{"TrustedIssuer", i.Namespace, i.Name}
 		switch first, taken := d.aliases[i.Name]; {
 		case reservedAlias(i.Name):
-			f.add(at, foreign, "metadata.name", "spiffe, key and cert are no aliases: a sub under them names somebody else", "give the issuer another name")
+			f.add(at, wrong, "metadata.name", "spiffe, key and cert are no aliases: a sub under them names somebody else", "give the issuer another name")
 		case taken:
 			f.taken(at, "metadata.name", "the alias", i.Name, first.Namespace)
 		case i.Issuer == d.issuer:
-			f.add(at, foreign, "spec.issuer", "the issuer is this mesh's own", "its tokens are taken without a record")
+			f.add(at, wrong, "spec.issuer", "the issuer is this mesh's own", "its tokens are taken without a record")
 		case d.issuers[i.Issuer] != nil:
 			f.taken(at, "spec.issuer", "the issuer", i.Issuer, d.issuers[i.Issuer].Namespace)
 		default:
@@ -106,7 +106,7 @@ func (d *Directory) addIssuers(f *faults, list []Issuer) {
 func reservedAlias(s string) bool { return s == "spiffe" || s == "key" || s == "cert" }
 
 func (d *Directory) addAudiences(f *faults, audiences []Audience) []*Audience {
-	list := inOrder(audiences, func(a *Audience) (string, string) { return a.Namespace, a.Name })
+	list := inOrder(audiences, func(a *Audience) (int64, string, string) { return a.Since, a.Namespace, a.Name })
 	owners := make(map[string]*Audience) // of every value
 	for _, a := range list {
 		if d.checkAudience(f, a, owners) {

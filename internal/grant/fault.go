@@ -12,6 +12,7 @@ import (
 const (
 	badName = "E103" // a name that is not one
 	twice   = "E113" // the same thing twice
+	wrong   = "E224" // what nobody may have
 	foreign = "E308" // somebody else's name, without that one's consent
 )
 
@@ -72,9 +73,15 @@ func (d *Directory) checkClient(f *faults, c *Client) bool {
 	case d.clients[c.ClientID] != nil:
 		f.taken(at, "spec.clientId", "clientId", c.ClientID, d.clients[c.ClientID].Namespace)
 	case colon && prefix == "spiffe" && c.ClientID != c.SPIFFEID:
-		f.add(at, foreign, "spec.clientId", "clientId is a SPIFFE ID that the client does not have", "leave it out: it follows from spiffeId")
+		f.add(at, wrong, "spec.clientId", "clientId is a SPIFFE ID that the client does not have", "leave it out: it follows from spiffeId")
 	case colon && prefix != "spiffe" && reservedAlias(prefix):
-		f.add(at, foreign, "spec.clientId", fmt.Sprintf("clientId begins with %s:, as the sub of somebody else does", prefix), "")
+		f.add(at, wrong, "spec.clientId", fmt.Sprintf("clientId begins with %s:, as the sub of somebody else does", prefix), "")
+	case colon && alias != nil && alias.Since > c.Since:
+		f.add(place{"TrustedIssuer", alias.Namespace, alias.Name}, foreign, "metadata.name",
+			fmt.Sprintf("the clientId of a client of namespace %s begins with %s: it would be the sub of a user of this issuer", c.Namespace, prefix+":"), "give the issuer another name")
+		delete(d.aliases, alias.Name)
+		delete(d.issuers, alias.Issuer)
+		return true
 	case colon && alias != nil:
 		f.add(at, foreign, "spec.clientId", fmt.Sprintf("clientId begins with %s:, the alias of an issuer of namespace %s: it would be the sub of a user there", prefix, alias.Namespace), "")
 	}
@@ -83,7 +90,7 @@ func (d *Directory) checkClient(f *faults, c *Client) bool {
 	case !validPattern(c.SPIFFEID):
 		f.add(at, badName, "spec.spiffeId", fmt.Sprintf("%.80q is no SPIFFE ID, nor the beginning of one and /*", c.SPIFFEID), "")
 	case reservedID(c.SPIFFEID):
-		f.add(at, foreign, "spec.spiffeId", "namespace "+identity.ReservedNamespace+" is reserved for nodes and servers: they are no clients", "")
+		f.add(at, wrong, "spec.spiffeId", "namespace "+identity.ReservedNamespace+" is reserved for nodes and servers: they are no clients", "")
 	}
 	return len(*f) == before
 }
@@ -102,18 +109,23 @@ func (d *Directory) refuseConfusable(f *faults, list []*Audience) {
 		if !a.TypJWT || d.records[canonical] != a && d.byService[a.service()] != a {
 			continue
 		}
-		at, before := place{"OAuthResource", a.Namespace, a.Name}, len(*f)
+		at := place{"OAuthResource", a.Namespace, a.Name}
 		switch client := d.clients[canonical]; {
 		case a.Service != "" || strings.HasPrefix(canonical, "spiffe://"):
-			f.add(at, foreign, "spec.typ", "typ JWT is not for mesh services", "their proxies take at+jwt, the default")
+			f.add(at, wrong, "spec.typ", "typ JWT is not for mesh services", "their proxies take at+jwt, the default")
 		case canonical == d.issuer:
-			f.add(at, foreign, "spec.audience", "typ JWT is not for the issuer: an ID token could pass for an access token", "")
+			f.add(at, wrong, "spec.audience", "typ JWT is not for the issuer: an ID token could pass for an access token", "")
+		case client != nil && client.Since > a.Since:
+			f.add(place{"OAuthClient", client.Namespace, client.Name}, wrong, "spec.clientId",
+				fmt.Sprintf("clientId is an audience of typ JWT (namespace %s): ID tokens of the client could pass for its access tokens", a.Namespace), "")
+			client.Disabled = true
+			continue
 		case client != nil:
-			f.add(at, foreign, "spec.audience", fmt.Sprintf("typ JWT is not for the clientId of a client (namespace %s): its ID tokens could pass for access tokens", client.Namespace), "")
+			f.add(at, wrong, "spec.audience", fmt.Sprintf("typ JWT is not for the clientId of a client (namespace %s): its ID tokens could pass for access tokens", client.Namespace), "")
+		default:
+			continue
 		}
-		if len(*f) > before {
-			d.remove(a)
-		}
+		d.remove(a)
 	}
 }
 

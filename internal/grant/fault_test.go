@@ -29,30 +29,30 @@ func TestFaults(t *testing.T) {
 		{"X6a alias", func(o *grant.Objects) { o.Clients = append(o.Clients, client("shop", "a", "corp:alice")) },
 			"OAuthClient/shop/a", "E308", "spec.clientId", "namespace istio-system"},
 		{"X6a key", func(o *grant.Objects) { o.Clients = append(o.Clients, client("shop", "a", "key:shop:acme")) },
-			"OAuthClient/shop/a", "E308", "spec.clientId", "key:"},
+			"OAuthClient/shop/a", "E224", "spec.clientId", "key:"},
 		{"X6a cert", func(o *grant.Objects) { o.Clients = append(o.Clients, client("shop", "a", "cert:x")) },
-			"OAuthClient/shop/a", "E308", "spec.clientId", "cert:"},
+			"OAuthClient/shop/a", "E224", "spec.clientId", "cert:"},
 		{"X6a SPIFFE ID", func(o *grant.Objects) { o.Clients = append(o.Clients, client("shop", "a", bare)) },
-			"OAuthClient/shop/a", "E308", "spec.clientId", "SPIFFE ID"},
+			"OAuthClient/shop/a", "E224", "spec.clientId", "SPIFFE ID"},
 		{"SPIFFE ID under a prefix", func(o *grant.Objects) {
 			o.Clients = append(o.Clients, grant.Client{Namespace: "shop", Name: "a", ClientID: bare, SPIFFEID: "spiffe://example.com/ns/shop/*", Auth: grant.AuthSPIFFE})
-		}, "OAuthClient/shop/a", "E308", "spec.clientId", "SPIFFE ID"},
+		}, "OAuthClient/shop/a", "E224", "spec.clientId", "SPIFFE ID"},
 		{"node as client", func(o *grant.Objects) {
 			id := "spiffe://example.com/ns/countersign/sa/node-a"
 			o.Clients = append(o.Clients, grant.Client{Namespace: "shop", Name: "a", ClientID: id, SPIFFEID: id, Auth: grant.AuthSPIFFE})
-		}, "OAuthClient/shop/a", "E308", "spec.spiffeId", "countersign"},
+		}, "OAuthClient/shop/a", "E224", "spec.spiffeId", "countersign"},
 		{"prefix of all domains", func(o *grant.Objects) {
 			o.Clients = append(o.Clients, grant.Client{Namespace: "shop", Name: "a", ClientID: "a", SPIFFEID: "spiffe://*", Auth: grant.AuthSPIFFE})
 		}, "OAuthClient/shop/a", "E103", "spec.spiffeId", "no SPIFFE ID"},
 		{"X6a issuer named spiffe", func(o *grant.Objects) {
 			o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "istio-system", Name: "spiffe", Issuer: "https://a.example"})
-		}, "TrustedIssuer/istio-system/spiffe", "E308", "metadata.name", "aliases"},
+		}, "TrustedIssuer/istio-system/spiffe", "E224", "metadata.name", "aliases"},
 		{"X6a issuer named key", func(o *grant.Objects) {
 			o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "istio-system", Name: "key", Issuer: "https://a.example"})
-		}, "TrustedIssuer/istio-system/key", "E308", "metadata.name", "aliases"},
+		}, "TrustedIssuer/istio-system/key", "E224", "metadata.name", "aliases"},
 		{"X6a issuer named cert", func(o *grant.Objects) {
 			o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "istio-system", Name: "cert", Issuer: "https://a.example"})
-		}, "TrustedIssuer/istio-system/cert", "E308", "metadata.name", "aliases"},
+		}, "TrustedIssuer/istio-system/cert", "E224", "metadata.name", "aliases"},
 		{"alias twice", func(o *grant.Objects) {
 			o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "zoo", Name: "corp", Issuer: "https://a.example"})
 		}, "TrustedIssuer/zoo/corp", "E308", "metadata.name", "namespace istio-system"},
@@ -61,7 +61,7 @@ func TestFaults(t *testing.T) {
 		}, "TrustedIssuer/zoo/z", "E308", "spec.issuer", "namespace istio-system"},
 		{"our own issuer", func(o *grant.Objects) {
 			o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "zoo", Name: "z", Issuer: issuer})
-		}, "TrustedIssuer/zoo/z", "E308", "spec.issuer", "own"},
+		}, "TrustedIssuer/zoo/z", "E224", "spec.issuer", "own"},
 		{"audience twice", func(o *grant.Objects) {
 			o.Audiences = append(o.Audiences, grant.Audience{Namespace: "zoo", Name: "z", URI: "https://legacy.example.com"})
 		}, "OAuthResource/zoo/z", "E308", "spec.audience", "namespace shop"},
@@ -92,15 +92,23 @@ func TestFaults(t *testing.T) {
 		}, "OAuthResource/zoo/z", "E308", "spec.resources[0]", "identity"},
 		{"X8 typ JWT, the issuer", func(o *grant.Objects) {
 			o.Audiences = append(o.Audiences, grant.Audience{Namespace: "shop", Name: "z", URI: issuer, TypJWT: true})
-		}, "OAuthResource/shop/z", "E308", "spec.audience", "issuer"},
+		}, "OAuthResource/shop/z", "E224", "spec.audience", "issuer"},
 		{"X8 typ JWT, a client", func(o *grant.Objects) {
 			o.Clients = append(o.Clients, client("zoo", "z", "https://app.example"))
 			o.Audiences = append(o.Audiences, grant.Audience{Namespace: "shop", Name: "z", URI: "https://app.example", TypJWT: true})
-		}, "OAuthResource/shop/z", "E308", "spec.audience", "namespace zoo"},
+		}, "OAuthResource/shop/z", "E224", "spec.audience", "namespace zoo"},
 		{"X8 typ JWT, a service", func(o *grant.Objects) { o.Audiences[0].TypJWT = true },
-			"OAuthResource/shop/orders", "E308", "spec.typ", "mesh services"},
+			"OAuthResource/shop/orders", "E224", "spec.typ", "mesh services"},
 		{"X8 typ JWT, a service to come", func(o *grant.Objects) { o.Audiences[3].TypJWT = true },
-			"OAuthResource/shop/later", "E308", "spec.typ", "mesh services"},
+			"OAuthResource/shop/later", "E224", "spec.typ", "mesh services"},
+		{"a client named as a user of an issuer is older", func(o *grant.Objects) {
+			o.Clients = append(o.Clients, client("zoo", "z", "hr:alice"))
+			o.Issuers[2].Since = 1
+		}, "TrustedIssuer/istio-system/hr", "E308", "metadata.name", "namespace zoo"},
+		{"X8 typ JWT, a younger client", func(o *grant.Objects) {
+			o.Clients = append(o.Clients, client("zoo", "z", "https://legacy.example.com"))
+			o.Clients[3].Since = 1
+		}, "OAuthClient/zoo/z", "E224", "spec.clientId", "namespace shop"},
 		{"scopes without consent", func(o *grant.Objects) { o.Audiences[4].GrantTo = nil },
 			"OAuthClient/shop/web", "E308", "spec.targets[2].scopes", "grantTo in OAuthResource front/ledger"},
 		{"scopes that the consent leaves out", func(o *grant.Objects) { o.Clients[1].Targets[2].Scopes = []string{"ledger:write"} },
@@ -163,6 +171,60 @@ func TestFirstByNameKeeps(t *testing.T) {
 		d, faults := grant.New(grant.Objects{TrustDomain: "example.com", Issuer: issuer, Clients: list})
 		if len(faults) != 1 || faults[0].Namespace != "bbb" || d.Client("twice").Namespace != "aaa" {
 			t.Errorf("got %+v, kept by %s", faults, d.Client("twice").Namespace)
+		}
+	}
+}
+
+// Who was there first keeps what a younger object claims, whatever their names; the fault is of
+// the younger one, and tells the namespace of the older one alone.
+func TestOlderKeeps(t *testing.T) {
+	o := world()
+	o.Clients = append(o.Clients, client("aaa", "a", "ci"))
+	o.Audiences = append(o.Audiences, grant.Audience{Namespace: "aaa", Name: "a", URI: "https://legacy.example.com"})
+	o.Issuers = append(o.Issuers, grant.Issuer{Namespace: "aaa", Name: "corp", Issuer: "https://a.example"})
+	o.Clients[3].Since, o.Audiences[5].Since, o.Issuers[3].Since = 1, 1, 1
+	d, faults := grant.New(o)
+	if len(faults) != 3 || d.Client("ci").Namespace != "shop" || d.Audience("https://legacy.example.com").Namespace != "shop" || d.Issuer(corp) == nil || d.Issuer("https://a.example") != nil {
+		t.Errorf("got %+v", faults)
+	}
+	for _, f := range faults {
+		if f.Namespace != "aaa" || strings.Contains(f.Text, "legacy ") || !strings.Contains(f.Text, "taken in namespace ") {
+			t.Errorf("got %+v", f)
+		}
+	}
+}
+
+// What cannot work is told, and is no fault.
+func TestWarnings(t *testing.T) {
+	d := directory(t)
+	both := []string{grant.GrantClientCredentials, grant.GrantTokenExchange}
+	for name, c := range map[string]struct {
+		grants  []string
+		binding grant.Binding
+		target  grant.Target
+		want    string // code and field
+	}{
+		"nothing":                    {both, "", grant.Target{Audience: "orders", Scopes: []string{"orders:read"}, Exchange: true, Attach: true}, ""},
+		"unbound where that is open": {both, grant.BindNone, grant.Target{Audience: "https://legacy.example.com", Scopes: []string{"legacy:read"}}, ""},
+		"a scope it does not have":   {both, "", grant.Target{Audience: "orders", Scopes: []string{"orders:reed", "orders:read", "orders:rode"}}, "W-scope spec.targets[0].scopes"},
+		"a scope without a record":   {both, "", grant.Target{Audience: "catalog", Scopes: []string{"x"}}, "W-scope spec.targets[0].scopes"},
+		"attached to no service":     {both, "", grant.Target{Audience: "https://legacy.example.com", Attach: true}, "W-attach spec.targets[0].attach"},
+		"attached without the grant": {both[1:], "", grant.Target{Audience: "orders", Attach: true}, "W-grant spec.targets[0].attach"},
+		"exchange without the grant": {both[:1], "", grant.Target{Audience: "orders", Exchange: true}, "W-grant spec.targets[0].exchange"},
+		"unbound where it is not":    {both, grant.BindNone, grant.Target{Audience: "orders"}, "W-binding spec.targets[0].audience"},
+		"an audience to come":        {both, "", grant.Target{Audience: "not-yet", Scopes: []string{"later:read"}}, "W-audience spec.targets[0].audience"},
+	} {
+		got := ""
+		for _, f := range d.Warnings(&grant.Client{
+			Namespace: "shop", Name: "x", ClientID: "x", SPIFFEID: web, Auth: grant.AuthSPIFFE, Grants: c.grants, Binding: c.binding, Targets: []grant.Target{c.target},
+		}) {
+			got += f.Code + " " + f.Field
+			if f.Text == "" || f.Kind != "OAuthClient" || f.Name != "x" {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
 }

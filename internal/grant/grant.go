@@ -54,7 +54,8 @@ type Client struct {
 	MayAct            map[string]any  `json:"mayAct,omitempty"`
 	IntrospectAny     bool            `json:"introspectAny,omitempty"`
 	Disabled          bool            `json:"disabled,omitempty"`
-	Implicit          bool            `json:"-"` // a workload without a record
+	Implicit          bool            `json:"-"`               // a workload without a record
+	Since             int64           `json:"since,omitempty"` // see Objects
 }
 
 // Target is one audience of a client.
@@ -80,6 +81,7 @@ type Audience struct {
 	RequireToken bool          `json:"requireToken,omitempty"`
 	GrantTo      []GrantTo     `json:"grantTo,omitempty"`
 	OnStale      string        `json:"onStale,omitempty"` // serve (""), deny
+	Since        int64         `json:"since,omitempty"`   // see Objects
 }
 
 // Scope is one scope of an audience.
@@ -120,6 +122,7 @@ type Issuer struct {
 	SingleAudience bool            `json:"singleAudience,omitempty"`
 	IgnoreHeaders  []string        `json:"ignoreHeaders,omitempty"`
 	Typ            string          `json:"typ,omitempty"`
+	Since          int64           `json:"since,omitempty"` // see Objects
 }
 
 // Delegation is one DelegationPolicy: it allows when every field it has matches.
@@ -142,7 +145,9 @@ type Service struct {
 	Owners          []string // SPIFFE IDs; the first is the canonical audience
 }
 
-// Objects are what a Directory is made of.
+// Objects are what a Directory is made of. Of two that claim one name the one with the lower
+// Since keeps it, whatever its kind, then the first by namespace and name: Since is the
+// revision at which an object was first applied, and the other one has the fault.
 type Objects struct {
 	TrustDomain   string
 	RootNamespace string
@@ -158,7 +163,7 @@ type Objects struct {
 // Fault is what is wrong between objects.
 type Fault struct {
 	Kind, Namespace, Name string
-	Code                  string // E308, E113 and others of istio-semantics.md 11
+	Code                  string // E308, E113 and others of istio-semantics.md 11; W-… of Warnings
 	Field                 string // spec.targets[0].scopes
 	Text, Hint            string
 }

@@ -109,11 +109,11 @@ func (c *Check) times(now int64, p *payload) *Error {
 	case !p.hasExp:
 		return refuse(Exp, "the token has no end")
 	case now >= end:
-		return refuse(Exp, fmt.Sprintf("the token ended %d s ago", now-p.exp))
+		return refuse(Exp, "the token ended "+span(now-p.exp)+" ago")
 	case p.hasNbf && p.nbf > now+skew:
-		return refuse(Nbf, fmt.Sprintf("the token begins in %d s", p.nbf-now))
+		return refuse(Nbf, "the token begins in "+span(p.nbf-now))
 	case p.hasIat && p.iat > now+skew:
-		return refuse(Iat, fmt.Sprintf("the token was issued %d s ahead of this clock", p.iat-now))
+		return refuse(Iat, "the token was issued "+span(p.iat-now)+" ahead of this clock")
 	case c.Profile.own && !p.hasIat:
 		return refuse(Iat, "the token has no iat")
 	}
@@ -129,6 +129,26 @@ func (c *Check) times(now int64, p *payload) *Error {
 		return refuse(Lifetime, fmt.Sprintf("the token lives %d s, more than %d s", p.exp-start, most))
 	}
 	return nil
+}
+
+// span is a number of seconds for people: 12s, 5m12s, 40m, 3h20m, 40d, 2y.
+func span(s int64) string {
+	const hour, day = 3600, 24 * 3600
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 600 && s%60 != 0:
+		return fmt.Sprintf("%dm%ds", s/60, s%60)
+	case s < hour:
+		return fmt.Sprintf("%dm", s/60)
+	case s < day && s/60%60 != 0:
+		return fmt.Sprintf("%dh%dm", s/hour, s/60%60)
+	case s < 2*day:
+		return fmt.Sprintf("%dh", s/hour)
+	case s < 730*day:
+		return fmt.Sprintf("%dd", s/day)
+	}
+	return fmt.Sprintf("%dy", s/(365*day))
 }
 
 // unread is the profile below all profiles.

@@ -152,7 +152,7 @@ func New(o Options) (*Node, error) {
 	}
 	n.proxy = proxy.New(proxy.Options{
 		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
-		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get,
+		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get, Rejected: n.tokens.rejected,
 	})
 	return n, nil
 }
@@ -338,10 +338,10 @@ func (n *Node) apply(s *snapshot.Node) error {
 		return err
 	}
 	n.snap.Store(h)
-	n.proxy.Update(state)
-	if !reflect.DeepEqual(before.Attach, s.Attach) || !reflect.DeepEqual(before.Audiences, s.Audiences) {
-		n.tokens.forget()
+	if !reflect.DeepEqual(before.Attach, s.Attach) || !reflect.DeepEqual(before.Audiences, s.Audiences) || withdrawn(before.book, h.book) {
+		n.tokens.forget() // before a call is decided anew: it carries a token of now
 	}
+	n.proxy.Update(state)
 	n.svids.keepOnly(s.Entries)
 	n.endRunsWithout(h)
 	n.notify()
@@ -376,7 +376,8 @@ func (n *Node) gauges(ctx context.Context) error {
 		n.o.Metrics.StreamUp(n.client.InTouch())
 		stale := n.revoked.Stale(time.Now())
 		n.o.Metrics.RevocationsStale(stale)
-		if stale != n.staleSaid.Swap(stale) && stale {
+		old := stale && time.Since(n.started) > revocation.StaleAfter // before, there was none
+		if old != n.staleSaid.Swap(old) && old {
 			n.o.Log.Warn("nothing was heard of revoked tokens for 30 seconds: a token revoked since is still taken here")
 		}
 		n.o.Metrics.CertificateExpiry("node", n.o.Name, n.own.Load().notAfter)

@@ -35,6 +35,8 @@ type authority struct {
 	away  bool
 	asked int
 	held  chan struct{} // while not nil, Issue waits for it
+
+	misses []string // of keys, as they were told
 }
 
 const life = 10 * time.Second
@@ -77,7 +79,12 @@ func (a *authority) Issue(_ context.Context, _ string, w *control.Want) ([][]byt
 	return [][]byte{leaf.Raw, a.ca.Issuer.Raw}, nil
 }
 
-func (a *authority) Report(context.Context, string, *control.ReportRequest, []byte) (int64, error) {
+func (a *authority) Report(_ context.Context, _ string, r *control.ReportRequest, _ []byte) (int64, error) {
+	if miss := r.GetKeyMiss(); miss != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.misses = append(a.misses, miss.Issuer+" "+miss.Uri)
+	}
 	return 1, nil
 }
 func (a *authority) Watch(string, control.Event) {}

@@ -265,15 +265,29 @@ func (n *Node) explainToken(rec *audit.Record, from, to string) (lines []string,
 		what += ": " + rec.Detail
 	}
 	lines = append(lines, what)
+	if rec.Side == audit.SideClient { // none to attach: nobody else is asked for a token on this side
+		return lines, n.clientHint(rec)
+	}
 	name := to
 	if ns, service, ok := strings.Cut(to, "/"); ok {
 		name = service + "." + ns
 	}
 	ours := !strings.HasSuffix(rec.Detail, "(TrustedIssuer)") && !strings.HasSuffix(rec.Detail, "(RequestAuthentication)")
-	if from != "" && ours && rec.Side == audit.SideServer {
+	if from != "" && ours {
 		hint = fmt.Sprintf("countersign run %s -- countersign token issue --audience %s --header", strings.TrimPrefix(from, "default/"), name)
 	}
 	return lines, hint
+}
+
+// clientHint shows the OAuthClient that a call's token is attached for.
+func (n *Node) clientHint(rec *audit.Record) string {
+	for _, a := range n.snap.Load().Attach {
+		ns, name, ok := strings.Cut(a.Client, "/")
+		if ok && a.Service == rec.Service && a.Matches(rec.PeerID) {
+			return fmt.Sprintf("countersign client show %s -n %s", name, ns)
+		}
+	}
+	return "countersign client list -A"
 }
 
 func (n *Node) namespaceOf(id string) string {
@@ -401,6 +415,9 @@ func (x *run) event(e proxy.Event) {
 	case "no_instance":
 		note.Text = fmt.Sprintf("%s → %s: no instance is ready (%s: %s)", e.From, e.To, e.To, e.Text)
 		note.Hints = []string{"countersign status"}
+	case "no_token":
+		note.Text = strings.TrimSuffix(fmt.Sprintf("%s → %s: no access token to attach: %s", e.From, e.To, e.Text), ": ")
+		note.Hints = []string{"countersign why " + first(e.Decision, 8)}
 	case "upstream_away":
 		note.Text = fmt.Sprintf("%s → %s: allowed, but nothing answers on %s of %s", e.From, e.To, e.Text, e.To)
 		note.Hints = []string{"countersign status"}

@@ -192,17 +192,25 @@ func (x *exchange) finish(o outcome) {
 	x.p.rec.Add(rec)
 }
 
-// pathOrRoute: the path of refused requests, the template of all others (audit.md 3.3).
+// pathOrRoute: the path of refused requests, the template of all others (audit.md 3.3), never
+// with a credential in it (3.4).
 func (x *exchange) pathOrRoute() {
 	if x.path == "" {
 		return
 	}
+	path, held := audit.Mask(x.path)
+	if held {
+		x.note(keyInURL)
+	}
 	if x.rec.Refused() {
-		x.rec.Path = x.path
+		x.rec.Path = path
 		return
 	}
-	x.rec.Route = audit.Route(x.path)
+	x.rec.Route = audit.Route(path)
 }
+
+// keyInURL says in a record that the path held a credential (audit.md 3.4).
+const keyInURL = "key_in_url"
 
 // open writes the first of two records of what may last (audit.md 2.1).
 func (x *exchange) openRecord(status int) {
@@ -213,7 +221,8 @@ func (x *exchange) openRecord(status int) {
 	rec := x.rec
 	rec.Phase, rec.Status, rec.Decision = audit.PhaseOpening, status, audit.Allow
 	if x.path != "" {
-		rec.Route = audit.Route(x.path)
+		path, _ := audit.Mask(x.path)
+		rec.Route = audit.Route(path)
 	}
 	x.p.rec.Add(&rec)
 }
@@ -236,11 +245,12 @@ func (x *exchange) tell(code, id, text string) {
 	if x.rec.Side != audit.SideClient {
 		return
 	}
+	path, _ := audit.Mask(x.path)
 	to := x.host
 	if x.place != nil {
 		to = x.known(x.place.key)
 	} else if host, _, ok := splitAuthority(x.host, 1); ok {
 		to = host
 	}
-	x.run.Event(Event{Code: code, From: x.run.Name, To: to, Method: x.r.Method, Path: x.path, Decision: id, Text: text})
+	x.run.Event(Event{Code: code, From: x.run.Name, To: to, Method: x.r.Method, Path: path, Decision: id, Text: text})
 }

@@ -64,7 +64,9 @@ func TestG11Attach(t *testing.T) {
 func TestG11AttachDown(t *testing.T) {
 	reached := make(chan struct{}, 16)
 	w := newTokens(t, setup{protocol: "grpc", handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached <- struct{}{} })})
-	w.a.attach = func(*Run, Attach) (string, error) { return "", errors.New("no token service") }
+	w.a.attach = func(*Run, Attach) (string, error) {
+		return "", &NoToken{Detail: "the token service answered 401: invalid_client" + strings.Repeat("x", 300), Err: errors.New("not for a record")}
+	}
 	w.attachTo("api")
 	for name, call := range map[string]func(...string) (int, string, http.Header){
 		"plain":  func(lines ...string) (int, string, http.Header) { return w.call("http://api/x", lines...) },
@@ -75,9 +77,19 @@ func TestG11AttachDown(t *testing.T) {
 			t.Errorf("%s: got %d %q %v", name, status, body, h)
 		}
 		rec := w.a.record(func(r *audit.Record) bool { return r.ID == h.Get("X-Decision-Id") })
-		if rec.Layer != audit.LayerToken || rec.Reason != "missing" || rec.Decision != audit.Failed || rec.Service != "default/api" {
+		if rec.Layer != audit.LayerToken || rec.Reason != "missing" || rec.Decision != audit.Failed || rec.Service != "default/api" ||
+			len(rec.Detail) != maxDetail || !strings.HasPrefix(rec.Detail, "the token service answered 401: invalid_client") || strings.Contains(rec.Detail, "not for") {
 			t.Errorf("%s: record %+v", name, rec)
 		}
+	}
+	if e := w.a.event("no_token"); e.From != "web" || e.To != "api" || !strings.HasPrefix(e.Text, "the token service answered 401") {
+		t.Errorf("the program's people are told %+v", e)
+	}
+	w.a.attach = func(*Run, Attach) (string, error) { return "", errors.New("something else") }
+	if status, body, h := w.call("http://api/x"); status != 503 || body != "no access token" {
+		t.Errorf("another error: got %d %q", status, body)
+	} else if rec := w.a.record(func(r *audit.Record) bool { return r.ID == h.Get("X-Decision-Id") }); rec.Detail != "" {
+		t.Errorf("another error is told in the record: %q", rec.Detail)
 	}
 	if h := w.grpc("/svc/x"); h.Get("Grpc-Status") != "14" || h.Get("Retry-After") != "5" {
 		t.Errorf("gRPC: got %v", h)
@@ -86,5 +98,40 @@ func TestG11AttachDown(t *testing.T) {
 	case <-reached:
 		t.Error("the program was called without the token")
 	default:
+	}
+}
+
+// A token of ours that the destination refuses is told to who gave it, one that the program
+// brought or another answer is not.
+func TestAttachedTokenRejected(t *testing.T) {
+	answer := http.StatusOK
+	w := newTokens(t, setup{h2c: true, protocol: "http", handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(answer) })})
+	w.attachTo("api")
+	var token string
+	w.a.attach = func(*Run, Attach) (string, error) { return token, nil }
+	var told []string
+	w.a.rejected = func(a Attach, text string) { told = append(told, a.Audience+" "+text) }
+	good, bad := w.own.ours(), w.own.ours(claims{"exp": 1})
+	for name, tc := range map[string]struct {
+		token  string
+		answer int
+		lines  []string
+		want   int
+	}{
+		"taken":               {good, 200, nil, 0},
+		"refused by the node": {bad, 200, nil, 1},
+		"by the program":      {good, 401, nil, 1},
+		"forbidden":           {good, 403, nil, 0},
+		"one of the program":  {good, 401, []string{"Authorization: Bearer " + w.id.foreign()}, 0},
+	} {
+		told, token, answer = nil, tc.token, tc.answer
+		status, _, _ := w.call("http://api/x", append(tc.lines, "X-None: x")...)
+		if len(told) != tc.want || tc.want > 0 && told[0] != apiID+" "+tc.token {
+			t.Errorf("%s: answered %d, told %q", name, status, told)
+		}
+	}
+	told, token, answer = nil, bad, 200
+	if h := w.grpc("/svc/x"); h.Get("Grpc-Status") != "16" || len(told) != 1 {
+		t.Errorf("gRPC: got %v, told %q", h, told)
 	}
 }

@@ -52,6 +52,8 @@ type exchange struct {
 	epoch uint64      // of the log of revoked tokens before it was asked
 	rest  *bearer.Rest
 
+	attached string // the token that attachToken put in
+
 	rec      audit.Record
 	status   int
 	begun    atomic.Bool // a byte of the response may have left

@@ -58,6 +58,7 @@ type node struct {
 	log  *revocation.Log
 
 	attach    func(*Run, Attach) (string, error) // set before calls
+	rejected  func(Attach, string)               // set before calls
 	pseudonym atomic.Pointer[func()]             // what happens when a token has been verified
 
 	mu      sync.Mutex
@@ -118,7 +119,8 @@ func newNode(t testing.TB, name string) *node {
 	n := &node{t: t, log: revocation.NewLog()}
 	n.Proxy = New(Options{
 		Recorder: rec, Metrics: telemetry.NewMetrics("test"), Revoked: n.log,
-		Attach: func(_ context.Context, r *Run, a Attach) (string, error) { return n.attach(r, a) },
+		Attach:   func(_ context.Context, r *Run, a Attach) (string, error) { return n.attach(r, a) },
+		Rejected: func(_ *Run, a Attach, token string) { n.rejected(a, token) },
 		PseudonymKey: func() []byte {
 			if f := n.pseudonym.Swap(nil); f != nil {
 				(*f)()

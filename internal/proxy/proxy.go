@@ -14,7 +14,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -66,8 +65,11 @@ type Options struct {
 	Missed func(bearer.Source)
 	// PseudonymKey is the key of pseudonyms in records; nil, or returning nothing, until it is known.
 	PseudonymKey func() []byte
-	// Attach gets the token that a call of a run carries; nil: none is attached.
+	// Attach gets the token that a call of a run carries; nil: there is none, and such calls fail.
+	// The record of a failed call has the Detail of a *NoToken.
 	Attach func(context.Context, *Run, Attach) (string, error)
+	// Rejected hears that the destination answered 401 to a token of Attach; never blocks. May be nil.
+	Rejected func(r *Run, a Attach, token string)
 }
 
 // Proxy is the data plane of one node. Make one with New.
@@ -83,6 +85,7 @@ type Proxy struct {
 	missed       func(bearer.Source)
 	pseudonymKey func() []byte
 	attach       func(context.Context, *Run, Attach) (string, error)
+	rejected     func(*Run, Attach, string)
 
 	view    atomic.Pointer[view]
 	links   atomic.Uint64 // connections so far
@@ -98,7 +101,8 @@ type Proxy struct {
 func New(o Options) *Proxy {
 	p := &Proxy{
 		rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{},
-		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey, attach: o.Attach,
+		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey,
+		attach: o.Attach, rejected: o.Rejected,
 	}
 	if p.revoked == nil {
 		p.revoked = revocation.NewLog() // never whole: it refuses every own token
@@ -107,7 +111,7 @@ func New(o Options) *Proxy {
 		p.pseudonymKey = func() []byte { return nil }
 	}
 	if p.attach == nil {
-		p.attach = func(context.Context, *Run, Attach) (string, error) { return "", errors.New("no token service") }
+		p.attach = func(context.Context, *Run, Attach) (string, error) { return "", &NoToken{Detail: "no token service"} }
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)

@@ -65,11 +65,11 @@ type Run struct {
 
 // Event is one of the notes of cli.md 9.4, for the program's terminal.
 type Event struct {
-	Code         string // call_refused, no_service, no_egress, no_instance, upstream_away, upstream_bad
+	Code         string // call_refused, no_service, no_egress, no_instance, no_token, upstream_away, upstream_bad
 	From, To     string
 	Method, Path string
 	Decision     string // the whole decision id
-	Text         string // code's own: "1 starting", the port nothing answers on, what was wrong
+	Text         string // code's own: "1 starting", the port nothing answers on, why there is no token, what was wrong
 }
 
 // run is a Run being served.

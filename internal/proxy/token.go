@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -213,7 +214,7 @@ func (x *exchange) attachToken() *refused {
 	if x.place == nil || x.r.Method == http.MethodConnect || len(x.v.Attach) == 0 || len(x.r.Header["Authorization"]) > 0 {
 		return nil
 	}
-	a, ok := x.v.Attach[AttachKey{x.run.text, x.place.key}]
+	a, ok := x.attach()
 	if !ok {
 		return nil
 	}
@@ -222,13 +223,54 @@ func (x *exchange) attachToken() *refused {
 	token, err := x.p.attach(ctx, &x.run.Run, a)
 	if err != nil {
 		x.p.log.Debug("no token to attach", "workload", x.run.label, "audience", a.Audience, "error", err)
-		return refuseNoToken
+		no := *refuseNoToken
+		if why, ok := errors.AsType[*NoToken](err); ok {
+			no.detail = strings.ToValidUTF8(why.Detail[:min(len(why.Detail), maxDetail)], "")
+		}
+		no.note = no.detail
+		return &no
 	}
 	x.r.Header["Authorization"] = []string{"Bearer " + token}
+	x.attached = token
 	return nil
 }
+
+func (x *exchange) attach() (Attach, bool) {
+	a, ok := x.v.Attach[AttachKey{x.run.text, x.place.key}]
+	return a, ok
+}
+
+// tellRejected passes on that the destination did not take the token that was attached.
+func (x *exchange) tellRejected(answered *answer) {
+	if x.attached == "" || x.p.rejected == nil {
+		return
+	}
+	grpc := answered.header["Grpc-Status"]
+	if answered.status == http.StatusUnauthorized || len(grpc) == 1 && grpc[0] == "16" {
+		a, _ := x.attach()
+		x.p.rejected(&x.run.Run, a, x.attached)
+	}
+}
+
+// NoToken is why there is no token to attach.
+type NoToken struct {
+	Detail string // for the record: fixed words, nothing of a token
+	Err    error  // may be nil
+}
+
+func (e *NoToken) Error() string {
+	if e.Err == nil {
+		return e.Detail
+	}
+	return e.Detail + ": " + e.Err.Error()
+}
+
+func (e *NoToken) Unwrap() error { return e.Err }
+
+// maxDetail bounds what a record says of it, in bytes.
+const maxDetail = 200
 
 // attachTime is the longest wait for a token that is not at hand.
 const attachTime = 5 * time.Second
 
-var refuseNoToken = &refused{status: 503, layer: audit.LayerToken, reason: "missing", text: "no access token", decision: audit.Failed, keep: true, retry: "5"}
+var refuseNoToken = &refused{status: 503, layer: audit.LayerToken, reason: "missing", text: "no access token", decision: audit.Failed, keep: true, retry: "5", event: "no_token"}

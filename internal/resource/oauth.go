@@ -45,7 +45,7 @@ func checkURL(code, s string, query bool) *complaint {
 	case u.Scheme == "https" || u.Scheme == "http" && onThisMachine(u.Hostname()):
 		return nil
 	}
-	return complain(code, quote(s)+" is not of scheme https", "http is taken on this machine alone: http://127.0.0.1 and http://localhost")
+	return complain(code, quote(s)+" is not of scheme https", "https, or http on loopback: http://127.0.0.1, http://localhost. token.fetchAllow opens no other http")
 }
 
 func onThisMachine(host string) bool {

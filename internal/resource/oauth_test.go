@@ -444,3 +444,20 @@ func TestShapes(t *testing.T) {
 		}
 	}
 }
+
+// http is for loopback alone: an object cannot know what token.fetchAllow says, and the hint
+// says that it does not help.
+func TestHTTPOnLoopbackAlone(t *testing.T) {
+	for at, taken := range map[string]bool{
+		"http://127.0.0.1:8080/keys": true, "http://localhost/keys": true, "http://[::1]:8080/keys": true, "https://10.1.2.3/keys": true,
+		"http://10.1.2.3/keys": false, "http://id.example/keys": false, "http://localhost.example/keys": false, "ftp://127.0.0.1/keys": false,
+	} {
+		c := checkKeysURL(at)
+		if (c == nil) != taken {
+			t.Errorf("%s: %+v", at, c)
+		}
+		if c != nil && (c.code != "E218" || !strings.HasPrefix(c.hint, "https, or http on loopback") || !strings.Contains(c.hint, "token.fetchAllow")) {
+			t.Errorf("%s: %s, hint %q", at, c.code, c.hint)
+		}
+	}
+}

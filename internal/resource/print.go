@@ -155,7 +155,8 @@ func Columns(kind string) []string {
 	return nil
 }
 
-// Row is one object under Columns; empty if it cannot be read.
+// Row is one object under Columns; empty if it cannot be read. READY is left empty: it depends
+// on more than the object, and the server fills it.
 func Row(o Object, rootNamespace, trustDomain string) []string {
 	switch o.Kind {
 	case "AuthorizationPolicy":
@@ -169,11 +170,6 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 	case "RequestAuthentication":
 		if r, err := RequestAuthentication(o, 0); err == nil {
 			return []string{issuers(r), selects(o, r.Selector, rootNamespace)}
-		}
-	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
-		// What was accepted is in force: these kinds wait for nothing.
-		if k, ok := builtKind(o.Kind); ok && k.read(o) == nil {
-			return []string{"True"}
 		}
 	case "Workload":
 		if e, err := Entry(o, 0, 0); err == nil {

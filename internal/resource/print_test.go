@@ -94,10 +94,10 @@ func TestRow(t *testing.T) {
 		{peer + "spec: {selector: {matchLabels: {b: c, a: b}}, portLevelMtls: {90: {mode: UNSET}, 80: {mode: DISABLE}}}", []string{"UNSET, 80 DISABLE, 90 UNSET", "a=b,b=c"}},
 		{token + "spec: {jwtRules: [{issuer: 'https://a'}, {issuer: 'https://b'}, {issuer: 'https://a'}, {jwksUri: 'https://c/k'}]}", []string{"https://a,https://b,any", "its namespace"}},
 		{token + "spec: {}", []string{"none", "its namespace"}},
-		{client + "spec: {auth: client_secret}", []string{"True"}},
-		{audience + "spec: {service: a}", []string{"True"}},
-		{issuer + "spec: {issuer: 'https://id', uses: [request]}", []string{"True"}},
-		{delegation + "spec: {actors: [a], audiences: [b]}", []string{"True"}},
+		{client + "spec: {auth: client_secret}", []string{""}},
+		{audience + "spec: {service: a}", []string{""}},
+		{issuer + "spec: {issuer: 'https://id', uses: [request]}", []string{""}},
+		{delegation + "spec: {actors: [a], audiences: [b]}", []string{""}},
 		{work + "spec: {selectors: ['run:shop/api'], anyOf: [['unix:uid:1', 'unix:gid:2']]}", []string{"spiffe://cluster.local/ns/shop/sa/api", "run:shop/api or unix:gid:2,unix:uid:1"}},
 	} {
 		o := one(t, tt.in)

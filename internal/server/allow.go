@@ -39,7 +39,7 @@ func (s *Server) allow(ctx context.Context, r admin.AllowRequest) (admin.ApplyRe
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	reply, err := s.commit(ctx, "allow", known, rev, []catalog.Change{{Object: object}}, r.DryRun)
+	reply, err := s.commit(ctx, batch{verb: "allow", doing: "allow", known: known, rev: rev, changes: []catalog.Change{{Object: object}}, dryRun: r.DryRun})
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}

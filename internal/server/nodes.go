@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,7 +141,7 @@ func (s *Server) expire(ctx context.Context) error {
 func (s *Server) lost(began, now time.Time) []string {
 	var out []string
 	for _, i := range s.world.load().Instances {
-		if slices.Contains(out, i.Node) {
+		if slices.Contains(out, i.Node) || strings.HasPrefix(i.ID, tokensInstance) { // that one is a server's
 			continue
 		}
 		a := s.nodes.state(i.Node)

@@ -40,7 +40,7 @@ func (s *Server) apply(ctx context.Context, r admin.ApplyRequest) (admin.ApplyRe
 			return admin.ApplyReply{}, err
 		}
 	}
-	reply, err := s.commit(ctx, "apply", known, rev, changes, r.DryRun)
+	reply, err := s.commit(ctx, batch{verb: "apply", doing: "applying " + named(r.Files), known: known, rev: rev, changes: changes, dryRun: r.DryRun})
 	reply.Warnings = append(reply.Warnings, faults...)
 	return reply, err
 }
@@ -76,11 +76,14 @@ func faulty(doing string, in []admin.File, faults []resource.Fault) error {
 			errs++
 		}
 	}
-	what := fmt.Sprintf("%d files", len(in))
+	return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s %s: %s; nothing was changed", doing, named(in), count(errs, "fault")), Faults: faults}
+}
+
+func named(in []admin.File) string {
 	if len(in) == 1 {
-		what = in[0].Name
+		return in[0].Name
 	}
-	return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s %s: %s; nothing was changed", doing, what, count(errs, "fault")), Faults: faults}
+	return count(len(in), "file")
 }
 
 func count(n int, noun string) string {
@@ -142,56 +145,72 @@ func after(known map[string]catalog.Record, changes []catalog.Change) map[string
 	return out
 }
 
-// commit writes changes, records who did what, and waits until this server knows it.
-func (s *Server) commit(ctx context.Context, verb string, known map[string]catalog.Record, rev int64, changes []catalog.Change, dryRun bool) (admin.ApplyReply, error) {
-	plan, err := catalog.Prepare(known, changes, time.Now())
+// batch is what one request wants of the objects that it was judged against.
+type batch struct {
+	verb, doing string // in records; in what people read: apply, applying shop.yaml
+	known       map[string]catalog.Record
+	rev         int64
+	changes     []catalog.Change
+	dryRun      bool
+}
+
+// commit writes changes with what they end, records who did what, and waits until this server
+// knows it.
+func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) {
+	plan, err := catalog.Prepare(b.known, b.changes, time.Now())
+	var ended endings
+	if err == nil {
+		ended, err = s.endings(b.known, b.changes)
+	}
+	if err == nil {
+		err = plan.Room(ended.ops())
+	}
 	var many catalog.TooMany
 	if errors.As(err, &many) {
-		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: verb + ": " + many.Error() + "; nothing was changed", Hints: []string{"apply them in several steps"}}
+		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: b.doing + ": " + many.Error() + "; nothing was changed", Hints: []string{"apply them in several steps"}}
 	}
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: rev, DryRun: dryRun}
-	for i, ch := range changes {
+	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: b.rev, DryRun: b.dryRun}
+	for i, ch := range b.changes {
 		o := ch.Object
 		reply.Objects = append(reply.Objects, admin.Result{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Result: plan.Results[i]})
 	}
-	if !plan.Changes() {
-		return reply, nil
-	}
-	if err := s.canEnforce(verb, known, changes); err != nil {
+	if reply.Warnings, err = s.canEnforce(b); err != nil {
 		return admin.ApplyReply{}, err
 	}
-	if dryRun {
+	if b.dryRun || !plan.Changes() {
 		return reply, nil
 	}
-	if err := s.recordChange(ctx, verb, reply.Objects); err != nil {
+	if err := s.recordChange(ctx, b.verb, reply.Objects); err != nil {
 		return admin.ApplyReply{}, err
 	}
-	reply.Revision, err = s.catalog.Commit(ctx, plan)
-	if errors.Is(err, catalog.ErrConflict) {
-		return admin.ApplyReply{}, &admin.Problem{Code: "conflict", Message: verb + ": the objects changed meanwhile; nothing was changed", Hints: []string{"countersign get ap -A"}}
-	}
-	if errors.Is(err, store.ErrTooLarge) {
-		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: fmt.Sprintf("%s: %v; nothing was changed", verb, store.ErrTooLarge), Hints: []string{"apply them in several steps"}}
-	}
+	ops, err := s.end(ctx, ended)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	if err := s.endTokens(ctx, known, changes); err != nil {
-		return reply, err
+	plan.Txn.Then = append(plan.Txn.Then, ops...)
+	reply.Revision, err = s.catalog.Commit(ctx, plan)
+	if errors.Is(err, catalog.ErrConflict) {
+		return admin.ApplyReply{}, &admin.Problem{Code: "conflict", Message: b.doing + ": the objects changed meanwhile; nothing was changed", Hints: []string{"countersign get ap -A"}}
+	}
+	if errors.Is(err, store.ErrTooLarge) {
+		return admin.ApplyReply{}, &admin.Problem{Code: "too_large", Message: fmt.Sprintf("%s: %v; nothing was changed", b.doing, store.ErrTooLarge), Hints: []string{"apply them in several steps"}}
+	}
+	if err != nil {
+		return admin.ApplyReply{}, err
 	}
 	return reply, s.world.waitFor(ctx, reply.Revision)
 }
 
 // canEnforce refuses what this server would store and then could not put in force: from then
-// on nothing would come through any more.
-func (s *Server) canEnforce(verb string, known map[string]catalog.Record, changes []catalog.Change) error {
-	then := after(known, changes)
+// on nothing would come through any more. What comes through and cannot work is warned of.
+func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
+	then := ranked(after(b.known, b.changes), b)
 	v, err := decodeAll(then)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, faults := policy.Compile(policy.Set{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
@@ -199,9 +218,30 @@ func (s *Server) canEnforce(verb string, known map[string]catalog.Record, change
 	})
 	if len(faults) > 0 {
 		f := faults[0]
-		return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
+		return nil, &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
 	}
-	return s.consented(verb, known, then, changes)
+	return s.consented(b, then, v)
+}
+
+// ranked makes what a batch writes younger than all else, the new objects last: of two that
+// claim one name the one that came with the batch has the fault.
+func ranked(objects map[string]catalog.Record, b batch) map[string]catalog.Record {
+	out := maps.Clone(objects)
+	for i, ch := range b.changes {
+		key := catalog.Key(ch.Object.Kind, ch.Object.Namespace, ch.Object.Name)
+		r, ok := out[key]
+		was, had := b.known[key]
+		switch {
+		case !ok || ch.Remove:
+			continue
+		case !had:
+			r.First = b.rev + 2 + int64(i)
+		case string(was.JSON) != string(ch.Object.JSON):
+			r.First = b.rev + 1
+		}
+		out[key] = r
+	}
+	return out
 }
 
 func decodeAll(objects map[string]catalog.Record) (*view, error) {
@@ -217,44 +257,63 @@ func decodeAll(objects map[string]catalog.Record) (*view, error) {
 // consented refuses what speaks for another namespace without its word, and a name that is
 // taken in the mesh (security.md 4). Taking a consent back is no fault: what hung on it is out
 // of force with the same revision.
-func (s *Server) consented(verb string, known, then map[string]catalog.Record, changes []catalog.Change) error {
-	before, err := decodeAll(known)
+func (s *Server) consented(b batch, then map[string]catalog.Record, now *view) (warnings []resource.Fault, err error) {
+	before, err := decodeAll(ranked(b.known, b))
 	if err != nil {
-		return err
-	}
-	now, err := decodeAll(then)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	old := map[grant.Fault]bool{}
 	for _, f := range s.grantFaults(before) {
 		old[f] = true
 	}
 	written := map[string]bool{}
-	for _, ch := range changes {
+	for _, ch := range b.changes {
 		written[ch.Object.ID()] = !ch.Remove
 	}
+	told := func(f grant.Fault, severity string) resource.Fault {
+		r := then[catalog.Key(f.Kind, f.Namespace, f.Name)]
+		return resource.Fault{
+			File: r.Places.File, Line: r.Places.Line, Column: r.Places.Col, Code: f.Code, Resource: r.ID(), Field: f.Field, Text: f.Text, Hint: f.Hint, Severity: severity,
+		}
+	}
+	directory, found := grant.New(s.grantObjects(now))
 	var faults []resource.Fault
-	for _, f := range s.grantFaults(now) {
-		id := f.Kind + "/" + f.Namespace + "/" + f.Name
-		if old[f] || f.Code == noConsent && !written[id] && strings.HasPrefix(f.Field, "spec.targets") {
+	for _, f := range found {
+		hung := f.Kind == "DelegationPolicy" || strings.HasPrefix(f.Field, "spec.targets")
+		if old[f] || f.Code == noConsent && hung && !written[f.Kind+"/"+f.Namespace+"/"+f.Name] {
 			continue
 		}
-		at := then[catalog.Key(f.Kind, f.Namespace, f.Name)].Places
-		faults = append(faults, resource.Fault{
-			File: at.File, Line: at.Line, Column: at.Col, Code: f.Code, Resource: id, Field: f.Field, Text: f.Text, Hint: f.Hint, Severity: resource.Error,
-		})
+		faults = append(faults, told(f, resource.Error))
 	}
-	if len(faults) == 0 {
-		return nil
+	if len(faults) > 0 {
+		return nil, &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s; nothing was changed", b.doing, count(len(faults), "fault")), Faults: faults}
 	}
-	return &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s; nothing was changed", verb, count(len(faults), "fault")), Faults: faults}
+	for _, c := range now.clients {
+		if !written["OAuthClient/"+c.Namespace+"/"+c.Name] {
+			continue
+		}
+		for _, f := range directory.Warnings(&c) {
+			warnings = append(warnings, told(f, resource.Warning))
+		}
+	}
+	if more := len(warnings) - maxWarnings; more > 0 {
+		warnings = append(warnings[:maxWarnings], resource.Fault{Text: fmt.Sprintf("and %d more", more), Severity: resource.Warning})
+	}
+	return warnings, nil
 }
+
+// maxWarnings bounds those of one batch between objects.
+const maxWarnings = 200
 
 // noConsent is E308 of istio-semantics.md 11.
 const noConsent = "E308"
 
 func (s *Server) grantFaults(v *view) []grant.Fault {
+	_, faults := grant.New(s.grantObjects(v))
+	return faults
+}
+
+func (s *Server) grantObjects(v *view) grant.Objects {
 	o := grant.Objects{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, NoImplicit: s.o.Tokens.NoImplicit,
 		Clients: v.clients, Audiences: v.Audiences, Issuers: v.Issuers, Delegations: v.delegations,
@@ -263,8 +322,7 @@ func (s *Server) grantFaults(v *view) []grant.Fault {
 		o.Issuer = s.tokens.issuer
 	}
 	o.Services = s.world.load().services()
-	_, faults := grant.New(o)
-	return faults
+	return o
 }
 
 // recordChange writes who changes what before it is changed.
@@ -297,8 +355,12 @@ func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.Apply
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	refs := r.Refs
+	refs, what := r.Refs, count(len(r.Refs), "object")
+	if len(refs) == 1 {
+		what = refs[0].Kind + "/" + refs[0].Namespace + "/" + refs[0].Name
+	}
 	if len(r.Files) > 0 {
+		what = named(r.Files)
 		objects, faults := resource.Decode(sources(r.Files), s.decoding(admin.ApplyRequest{Namespace: r.Namespace}, known))
 		if resource.Stops(faults) {
 			return admin.ApplyReply{}, faulty("deleting", r.Files, faults)
@@ -326,7 +388,7 @@ func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.Apply
 			return admin.ApplyReply{}, err
 		}
 	}
-	return s.commit(ctx, "delete", known, rev, changes, r.DryRun)
+	return s.commit(ctx, batch{verb: "delete", doing: "deleting " + what, known: known, rev: rev, changes: changes, dryRun: r.DryRun})
 }
 
 func notFound(ref admin.Ref, known map[string]catalog.Record) error {
@@ -384,8 +446,12 @@ func (s *Server) shown(r catalog.Record) (admin.Object, error) {
 	if err != nil {
 		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
 	}
+	columns := resource.Row(r.Object, s.meta.RootNamespace, s.td.Name())
+	if word, ok := s.ready(s.world.load(), r); ok {
+		columns = []string{word}
+	}
 	return admin.Object{
 		Kind: r.Kind, APIVersion: r.APIVersion, Namespace: r.Namespace, Name: r.Name, Created: r.Created,
-		Revision: r.Last, Columns: resource.Row(r.Object, s.meta.RootNamespace, s.td.Name()), YAML: string(y), JSON: strings.TrimSpace(string(j)),
+		Revision: r.Last, Columns: columns, YAML: string(y), JSON: strings.TrimSpace(string(j)),
 	}, nil
 }

@@ -323,15 +323,15 @@ func ended(ctx context.Context, err error) error {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	log := s.o.Log
-	admin.Handle(mux, log, "POST /v1/apply", s.apply)
-	admin.Handle(mux, log, "POST /v1/delete", s.remove)
-	admin.Handle(mux, log, "POST /v1/allow", s.allow)
-	admin.Handle(mux, log, "POST /v1/objects", s.objects)
-	admin.Handle(mux, log, "POST /v1/why", s.why)
-	admin.Handle(mux, log, "POST /v1/enforced", s.enforced)
-	admin.Handle(mux, log, "POST /v1/status", s.status)
-	admin.Handle(mux, log, "POST /v1/ca", s.authorities)
-	admin.Handle(mux, log, "POST /v1/roots", s.roots)
+	admin.Handle(mux, log, "POST /v1/apply", told(s.apply))
+	admin.Handle(mux, log, "POST /v1/delete", told(s.remove))
+	admin.Handle(mux, log, "POST /v1/allow", told(s.allow))
+	admin.Handle(mux, log, "POST /v1/objects", told(s.objects))
+	admin.Handle(mux, log, "POST /v1/why", told(s.why))
+	admin.Handle(mux, log, "POST /v1/enforced", told(s.enforced))
+	admin.Handle(mux, log, "POST /v1/status", told(s.status))
+	admin.Handle(mux, log, "POST /v1/ca", told(s.authorities))
+	admin.Handle(mux, log, "POST /v1/roots", told(s.roots))
 	s.tokenRoutes(mux)
 	return mux
 }
@@ -396,5 +396,16 @@ func (s *Server) watchStore(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// told gives an error that people can mend its words.
+func told[Q, A any](f func(context.Context, Q) (A, error)) func(context.Context, Q) (A, error) {
+	return func(ctx context.Context, q Q) (A, error) {
+		a, err := f(ctx, q)
+		if errors.Is(err, store.ErrNoSpace) {
+			err = &admin.Problem{Code: "disk_full", Message: "writing the store: no space left; nothing was changed", Hints: []string{"countersign status"}}
+		}
+		return a, err
 	}
 }

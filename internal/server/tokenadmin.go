@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -28,13 +27,13 @@ const maxVerified = 1000
 
 func (s *Server) tokenRoutes(mux *http.ServeMux) {
 	log := s.o.Log
-	admin.Handle(mux, log, "POST /v1/token/service", s.tokenService)
-	admin.Handle(mux, log, "POST /v1/token/verify", s.verifyTokens)
-	admin.Handle(mux, log, "POST /v1/token/revoke", s.revokeToken)
-	admin.Handle(mux, log, "POST /v1/token/rotate", s.rotateTokens)
-	admin.Handle(mux, log, "POST /v1/client/create", s.createClient)
-	admin.Handle(mux, log, "POST /v1/client/rotate", s.rotateClient)
-	admin.Handle(mux, log, "POST /v1/client/list", s.listClients)
+	admin.Handle(mux, log, "POST /v1/token/service", told(s.tokenService))
+	admin.Handle(mux, log, "POST /v1/token/verify", told(s.verifyTokens))
+	admin.Handle(mux, log, "POST /v1/token/revoke", told(s.revokeToken))
+	admin.Handle(mux, log, "POST /v1/token/rotate", told(s.rotateTokens))
+	admin.Handle(mux, log, "POST /v1/client/create", told(s.createClient))
+	admin.Handle(mux, log, "POST /v1/client/rotate", told(s.rotateClient))
+	admin.Handle(mux, log, "POST /v1/client/list", told(s.listClients))
 }
 
 func (s *Server) noTokens() error {
@@ -185,6 +184,13 @@ func (s *Server) revokeToken(ctx context.Context, r admin.TokenRevoke) (admin.To
 
 // revoke records and appends one entry.
 func (s *Server) revoke(ctx context.Context, e revocation.Entry) (int64, error) {
+	if err := s.recordRevocation(ctx, e); err != nil {
+		return 0, err
+	}
+	return s.tokens.service.Revoke(ctx, e)
+}
+
+func (s *Server) recordRevocation(ctx context.Context, e revocation.Entry) error {
 	actor := "server"
 	if p := admin.ProcessOf(ctx); p != nil {
 		actor = fmt.Sprintf("unix:uid:%d", p.UID())
@@ -196,9 +202,9 @@ func (s *Server) revoke(ctx context.Context, e revocation.Entry) (int64, error) 
 		rec.Object += "/" + e.Val
 	}
 	if err := s.recorder.Record(ctx, rec); err != nil {
-		return 0, fmt.Errorf("recording a revocation: %w", err)
+		return fmt.Errorf("recording a revocation: %w", err)
 	}
-	return s.tokens.service.Revoke(ctx, e)
+	return nil
 }
 
 // heard waits until every node in touch enforces the log up to seq, or d is over.
@@ -253,16 +259,11 @@ func (s *Server) createClient(ctx context.Context, r admin.ClientCreate) (admin.
 	if err != nil {
 		return admin.ClientMade{}, err
 	}
-	made := admin.ClientMade{Namespace: r.Namespace, Name: r.Name, ClientID: c.ClientID, Revision: reply.Revision}
+	made := admin.ClientMade{Namespace: r.Namespace, Name: r.Name, ClientID: c.ClientID, Revision: reply.Revision, Notes: s.clientNotes(c)}
 	if c.Auth != grant.AuthSecret {
 		return made, nil
 	}
-	// Whoever had this name before is gone, and so are his secrets.
-	if err := s.tokens.service.DropClient(ctx, c.ClientID); err != nil {
-		return made, err
-	}
 	made.Secret, made.Expires, err = s.newSecret(ctx, c.ClientID, r.Expires, 0)
-	made.Notes = s.clientNotes(c)
 	return made, err
 }
 
@@ -277,7 +278,7 @@ func (s *Server) writeNew(ctx context.Context, o resource.Object) (admin.ApplyRe
 	if _, ok := known[catalog.Key(o.Kind, o.Namespace, o.Name)]; ok {
 		return admin.ApplyReply{}, &admin.Problem{Code: "exists", Message: o.ID() + " exists", Hints: []string{"countersign client show " + o.Name + " -n " + o.Namespace, "countersign client rotate " + o.Name + " -n " + o.Namespace}}
 	}
-	return s.commit(ctx, "client create", known, rev, []catalog.Change{{Object: o}}, false)
+	return s.commit(ctx, batch{verb: "client create", doing: "client create", known: known, rev: rev, changes: []catalog.Change{{Object: o}}})
 }
 
 func (s *Server) newSecret(ctx context.Context, id string, life, overlap time.Duration) (secret string, expires time.Time, err error) {
@@ -301,6 +302,8 @@ func (s *Server) rotateClient(ctx context.Context, r admin.ClientRotate) (admin.
 	if s.tokens == nil {
 		return admin.ClientMade{}, s.noTokens()
 	}
+	s.writing.Lock() // a client that is renamed meanwhile would leave its secret to the next of that name
+	defer s.writing.Unlock()
 	c, err := s.client(ctx, r.Namespace, r.Name)
 	if err != nil {
 		return admin.ClientMade{}, err
@@ -374,75 +377,11 @@ func (s *Server) clientNotes(c grant.Client) []string {
 	if c.AssertionEndpoint {
 		out = append(out, "assertionAudience: tokenEndpoint takes assertions that name the token endpoint instead of the issuer")
 	}
-	d := s.world.load().directory
-	for _, t := range c.Targets {
-		r, err := d.Resolve(&c, []string{t.Audience}, nil)
-		if err != nil {
-			out = append(out, fmt.Sprintf("%s is no audience yet", t.Audience))
-			continue
+	for _, f := range s.world.load().directory.Warnings(&c) {
+		if f.Hint != "" {
+			f.Text += ": " + f.Hint
 		}
-		if _, err := d.Binding(&c, r); err != nil {
-			out = append(out, fmt.Sprintf("%s takes no unbound tokens: its OAuthResource needs allowBearer: true", t.Audience))
-		}
+		out = append(out, f.Text)
 	}
 	return out
-}
-
-// endTokens appends to the log what a change of objects ends: the tokens of a client that is
-// disabled or deleted, and those of a workload that is deleted (tokens.md 13).
-func (s *Server) endTokens(ctx context.Context, known map[string]catalog.Record, changes []catalog.Change) error {
-	if s.tokens == nil {
-		return nil
-	}
-	for _, ch := range changes {
-		ids, err := s.endedClients(known, ch)
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if _, err := s.revoke(ctx, revocation.Entry{Kind: revocation.ByClient, Val: id}); err != nil {
-				return fmt.Errorf("the objects are changed, but tokens of %q were not revoked: %w", id, err)
-			}
-			if ch.Remove {
-				if err := s.tokens.service.DropClient(ctx, id); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// endedClients are the clients whose tokens a change ends: by client_id, and as actors by
-// SPIFFE ID where that is one.
-func (s *Server) endedClients(known map[string]catalog.Record, ch catalog.Change) ([]string, error) {
-	o := ch.Object
-	switch {
-	case o.Kind == "OAuthClient":
-		c, err := resource.Client(o)
-		if err != nil {
-			return nil, err
-		}
-		if !ch.Remove {
-			was, had := known[catalog.Key(o.Kind, o.Namespace, o.Name)]
-			if !c.Disabled || !had {
-				return nil, nil
-			}
-			if before, err := resource.Client(was.Object); err != nil || before.Disabled {
-				return nil, err
-			}
-		}
-		ids := []string{c.ClientID}
-		if c.SPIFFEID != "" && c.SPIFFEID != c.ClientID && !strings.HasSuffix(c.SPIFFEID, "*") {
-			ids = append(ids, c.SPIFFEID)
-		}
-		return ids, nil
-	case o.Kind == "Workload" && ch.Remove:
-		e, err := resource.Entry(o, 0, 0)
-		if err != nil {
-			return nil, err
-		}
-		return []string{workloadID(s.td, e)}, nil
-	}
-	return nil, nil
 }

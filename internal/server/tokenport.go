@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"countersign.dev/internal/attest"
 )
 
 // Bounds of a token port. Who showed a certificate has places of his own; in each kind one
@@ -31,6 +34,7 @@ func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Hand
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
 		MaxHeaderBytes: portHeadSize, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: withSource,
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ConnState: func(c net.Conn, to http.ConnState) {
 			if to == http.StateClosed || to == http.StateHijacked {
@@ -57,6 +61,36 @@ func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Hand
 		return nil
 	}
 	return err
+}
+
+type sourceKey struct{}
+
+// withSource asks the kernel once a connection which user of this machine is at its other end:
+// on loopback that is who the limits count (tokens.md 17).
+func withSource(ctx context.Context, c net.Conn) context.Context {
+	conn, ok := c.(*tls.Conn)
+	if !ok {
+		return ctx
+	}
+	tcp, ok := conn.NetConn().(*net.TCPConn)
+	if !ok {
+		return ctx
+	}
+	if from, ok := tcp.RemoteAddr().(*net.TCPAddr); !ok || !from.IP.IsLoopback() {
+		return ctx
+	}
+	// Without an inode the other end is closing, and its uid says nothing.
+	s, err := attest.PeerSocket(tcp)
+	if err != nil || !s.Found || s.Inode == 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, sourceKey{}, fmt.Sprintf("uid %d", s.UID))
+}
+
+// sourceOf is what withSource found; empty: nothing.
+func sourceOf(r *http.Request) string {
+	source, _ := r.Context().Value(sourceKey{}).(string)
+	return source
 }
 
 // portGrace is how long requests under way have to end.

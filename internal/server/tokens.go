@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -134,7 +135,7 @@ func (s *Server) openTokens(ctx context.Context, l Listeners) (*tokens, error) {
 		Issuer: t.issuer, MTLS: t.mtlsURL, TrustDomain: s.td,
 		World: func() *token.World { return s.world.load().tokens }, Signer: t.active, Keys: t.publicKeys,
 		Revoked: t.ledger.Log(), Store: s.o.Store, Records: counted{t.recorder, s.o.Metrics}, Now: time.Now, Log: s.o.Log,
-		Pseudonyms: s.pseudonymKey, Missed: func(i *grant.Issuer) { t.keeper.Miss(jwks.Source{Issuer: i.Issuer, URI: i.JWKSURI}) },
+		Pseudonyms: s.pseudonymKey, PeerOf: sourceOf, Missed: func(issuer, uri string) { t.keeper.Miss(jwks.Source{Issuer: issuer, URI: uri}) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the token service: %w", err)
@@ -278,9 +279,36 @@ func (s *Server) readTokens(v *view) error {
 			}
 		}
 	}
+	w.Services = s.served(v)
 	v.tokens = w
 	v.attach()
 	return nil
+}
+
+// served are the services that an identity may serve: what is sent to them it receives.
+func (s *Server) served(v *view) map[string][]string {
+	out := map[string][]string{}
+	add := func(id, name string) {
+		if id != "" && !slices.Contains(out[id], name) {
+			out[id] = append(out[id], name)
+		}
+	}
+	for _, svc := range v.Services {
+		name := svc.Namespace + "/" + svc.Name
+		add(svc.Audience, name)
+		for _, id := range svc.Owners {
+			add(id, name)
+		}
+		if len(svc.Owners) > 0 { // then R1 and R2 do not apply (registry.md 9)
+			continue
+		}
+		for _, e := range v.Entries {
+			if e.Namespace == svc.Namespace && slices.Contains(e.Services, svc.Name) {
+				add(workloadID(s.td, e), name)
+			}
+		}
+	}
+	return out
 }
 
 // nameAudiences gives each service the identity that tokens for it name: of its first owner, or
@@ -311,7 +339,8 @@ func (s *Server) nameAudiences(v *view) {
 func (v *view) services() []grant.Service {
 	var out []grant.Service
 	for _, svc := range v.Services {
-		out = append(out, grant.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: []string{svc.Audience}})
+		owners := append([]string{svc.Audience}, slices.DeleteFunc(slices.Clone(svc.Owners), func(id string) bool { return id == svc.Audience })...)
+		out = append(out, grant.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: owners})
 	}
 	return out
 }
@@ -399,36 +428,54 @@ func (s *Server) addTokenService(v *view) {
 func (v *view) attach() {
 	for i := range v.clients {
 		c := &v.clients[i]
-		if c.SPIFFEID == "" || c.Disabled {
+		if c.SPIFFEID == "" { // a disabled one stays: it gets no token, and its calls do not go without
 			continue
 		}
 		for _, target := range c.Targets {
 			if !target.Attach {
 				continue
 			}
-			r, err := v.directory.Resolve(c, []string{target.Audience}, nil)
-			if err != nil {
+			canonical, ok := v.directory.Find(target.Audience, c.Namespace)
+			if !ok {
 				continue
 			}
 			for _, svc := range v.Services {
-				if svc.Audience != r.Canonical {
+				if svc.Audience != canonical {
 					continue
 				}
-				v.World.Attach = append(v.World.Attach, snapshot.Attach{ID: c.SPIFFEID, Service: svc.Namespace + "/" + svc.Name, Audience: r.Canonical, Scopes: target.DefaultScopes})
+				v.World.Attach = append(v.World.Attach, snapshot.Attach{ID: c.SPIFFEID, Service: svc.Namespace + "/" + svc.Name, Audience: canonical, Scopes: target.DefaultScopes, Client: c.Namespace + "/" + c.Name})
 			}
 		}
 	}
 }
 
 // allowAtTokens asks the policies that hold at the token service (tokens.md 6).
-func (s *Server) allowAtTokens(v *view) func(identity.Peer, string, string, string) policy.Verdict {
+func (s *Server) allowAtTokens(v *view) func(identity.Peer, *http.Request) policy.Verdict {
 	program := v.compiled.For(policy.Destination{
 		Namespace: identity.ReservedNamespace, ServiceAccount: "server-" + s.o.Name, Labels: map[string]string{"app": tokensService},
 	})
-	return func(peer identity.Peer, method, host, path string) policy.Verdict {
+	var port uint16
+	if t := s.tokens; t != nil {
+		if addr, err := netip.ParseAddrPort(t.mtls.String()); err == nil {
+			port = addr.Port()
+		}
+	}
+	return func(peer identity.Peer, r *http.Request) policy.Verdict {
 		who := policy.ParsePeer(peer.ID.String(), s.td.Name())
-		bound := program.Bind(policy.Conn{Peer: &who, Port: 80, HTTP: true})
-		return bound.Decide(&policy.Request{Method: method, Host: host, Path: path, Wide: h1.Wide(path), Scheme: "https"})
+		bound := program.Bind(policy.Conn{Peer: &who, Port: port, HTTP: true})
+		path, query, hasQuery, fault := h1.Normalize(r.RequestURI)
+		if fault != nil { // a path with two meanings has none here
+			return policy.Verdict{Layer: policy.LayerAuthz, Reason: policy.ReasonNoRule, Rule: -1}
+		}
+		q := policy.Request{Method: r.Method, Host: r.Host, Path: path, Wide: h1.Wide(path), Query: query, HasQuery: hasQuery, Scheme: "https"}
+		if bound.ReadsHeader() {
+			h := r.Header.Clone()
+			if _, fault := h1.Strip(h); fault != nil {
+				return policy.Verdict{Layer: policy.LayerAuthz, Reason: policy.ReasonNoRule, Rule: -1}
+			}
+			q.Header = h
+		}
+		return bound.Decide(&q)
 	}
 }
 

@@ -456,3 +456,42 @@ func TestRevokeWithinASecond(t *testing.T) {
 		})
 	}
 }
+
+// The instance of the token service is the server's own: no node is out of touch for its sake.
+func TestTokenServiceIsNoNode(t *testing.T) {
+	r := newPlace(t).run()
+	if lost := r.lost(time.Now().Add(-time.Hour), time.Now().Add(time.Hour)); len(lost) > 0 {
+		t.Errorf("out of touch: %q", lost)
+	}
+}
+
+// A DENY by a header holds at the token service too, and one by the port it listens on.
+func TestSecTokenPolicyAttributes(t *testing.T) {
+	r := newPlace(t).run()
+	_, port, _ := net.SplitHostPort(r.ports[1].Addr().String())
+	r.applied(reportsDoc())
+	evil := r.client(web)
+	evil.Transport = headed{evil.Transport, "X-Evil", "1"}
+	r.applied(policyDoc("evil", "countersign", `{action: DENY, rules: [{when: [{key: "request.headers[x-evil]", values: ["*"]}]}]}`))
+	if got := r.token(evil, r.tokens.mtlsURL, asWorkload(web)); got.status != 403 {
+		t.Errorf("with the header: %d %s", got.status, got.raw)
+	}
+	if got := r.token(r.client(web), r.tokens.mtlsURL, asWorkload(web)); got.status != 200 {
+		t.Errorf("without it: %d %s", got.status, got.raw)
+	}
+	r.applied(policyDoc("evil", "countersign", `{action: DENY, rules: [{to: [{operation: {ports: ["`+port+`"]}}]}]}`))
+	if got := r.token(r.client(web), r.tokens.mtlsURL, asWorkload(web)); got.status != 403 {
+		t.Errorf("by port: %d %s", got.status, got.raw)
+	}
+}
+
+// headed sends one more header field.
+type headed struct {
+	http.RoundTripper
+	name, value string
+}
+
+func (h headed) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.Header.Set(h.name, h.value)
+	return h.RoundTripper.RoundTrip(r)
+}

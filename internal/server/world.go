@@ -42,6 +42,9 @@ type view struct {
 	records  map[string]catalog.Record // by store key
 	nodes    map[string]registry.Node
 	compiled *policy.Compiled
+	// What ready says: why a key set was not retrieved, by store key, and what is wrong with objects.
+	unfetched map[string]string
+	faults    func() []grant.Fault
 
 	clients     []grant.Client
 	delegations []grant.Delegation
@@ -193,7 +196,8 @@ func (s *Server) view(rev int64) (*view, error) {
 		Revision: rev, Epoch: s.meta.Epoch,
 		Bundles: map[string][]byte{}, Nodes: map[string][]string{}, Secrets: map[string][]byte{},
 	}
-	v := &view{World: w, records: map[string]catalog.Record{}, nodes: map[string]registry.Node{}}
+	v := &view{World: w, records: map[string]catalog.Record{}, nodes: map[string]registry.Node{}, unfetched: map[string]string{}}
+	v.faults = sync.OnceValue(func() []grant.Fault { return s.grantFaults(v) })
 	for _, key := range slices.Sorted(maps.Keys(s.world.values)) {
 		if err := s.take(v, s.world.values[key]); err != nil {
 			return nil, err
@@ -275,6 +279,7 @@ func (s *Server) take(v *view, kv store.KV) error {
 			set.Keys, set.Until = k.JWKS, k.Until.Unix()
 		}
 		v.Keys = append(v.Keys, set)
+		v.unfetched[kv.Key] = k.Error
 	case strings.HasPrefix(kv.Key, sealedSecrets):
 		b, err := s.openSecret(kv)
 		if err != nil {
@@ -311,17 +316,26 @@ func addObject(v *view, r catalog.Record) error {
 			return resource.RequestAuthentication(o, r.First)
 		})
 	case "OAuthClient":
-		return addTo(&v.clients, r, resource.Client)
+		return addTo(&v.clients, r, aged(r, resource.Client, func(c *grant.Client) *int64 { return &c.Since }))
 	case "OAuthResource":
-		return addTo(&w.Audiences, r, resource.Audience)
+		return addTo(&w.Audiences, r, aged(r, resource.Audience, func(a *grant.Audience) *int64 { return &a.Since }))
 	case "TrustedIssuer":
-		return addTo(&w.Issuers, r, resource.Issuer)
+		return addTo(&w.Issuers, r, aged(r, resource.Issuer, func(i *grant.Issuer) *int64 { return &i.Since }))
 	case "DelegationPolicy":
 		return addTo(&v.delegations, r, resource.Delegation)
 	default:
 		return fmt.Errorf("%s is of a kind that this server does not know", r.ID())
 	}
 	return nil
+}
+
+// aged reads an object and notes when it was first applied: what two claim the older one keeps.
+func aged[T any](r catalog.Record, read func(resource.Object) (T, error), since func(*T) *int64) func(resource.Object) (T, error) {
+	return func(o resource.Object) (T, error) {
+		x, err := read(o)
+		*since(&x) = r.First
+		return x, err
+	}
 }
 
 func addTo[T any](list *[]T, r catalog.Record, read func(resource.Object) (T, error)) error {

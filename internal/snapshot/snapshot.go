@@ -106,8 +106,9 @@ type KeySet struct {
 
 // Attach is a token that a workload's calls to a service carry (tokens.md 15.4).
 type Attach struct {
-	ID       string   `json:"id"`      // SPIFFE ID of the caller, or a prefix ending in /*
-	Service  string   `json:"service"` // "ns/name"
+	ID       string   `json:"id"`               // SPIFFE ID of the caller, or a prefix ending in /*
+	Client   string   `json:"client,omitempty"` // "ns/name" of the OAuthClient that asks for it
+	Service  string   `json:"service"`          // "ns/name"
 	Audience string   `json:"audience"`
 	Scopes   []string `json:"scopes,omitempty"`
 }

@@ -1,247 +1,69 @@
 package token
 
 import (
-	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
-	"maps"
+	"encoding/hex"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/identity/identitytest"
 	"countersign.dev/internal/jose"
-	"countersign.dev/internal/store"
 )
 
-// claims of a good assertion of a client, changed by edits; nil removes one.
-func (b *bed) claimsOf(id string, edits ...map[string]any) map[string]any {
-	now := b.now().Unix()
-	c := map[string]any{"iss": id, "sub": id, "aud": testIssuer, "exp": now + 60, "iat": now, "jti": rand.Text()}
-	for _, e := range edits {
-		maps.Copy(c, e)
-	}
-	maps.DeleteFunc(c, func(_ string, v any) bool { return v == nil })
-	return c
-}
-
-// assert asks for a token with an assertion.
-func (b *bed) assert(raw string, pairs ...string) reply {
-	b.t.Helper()
-	return b.ask(nil, append([]string{"audience", testReports, "client_assertion_type", assertionType, "client_assertion", raw}, pairs...)...)
-}
-
-var es256 = map[string]any{"alg": "ES256"}
-
-func TestPrivateKeyJWT(t *testing.T) {
+// P7: what header fields say of a certificate, of an identity or of an address is not read.
+func TestP7ForwardedHeaders(t *testing.T) {
 	b := newBed(t)
-	for _, header := range []map[string]any{es256, {"alg": "ES256", "kid": thumbprintID(t, b.robot)}} {
-		tok := b.wantToken(b.assert(signed(t, b.robot, header, b.claimsOf("robot")), "scope", "reports:write"), testReports)
-		if tok.Subject() != "robot" || tok.ClientID() != "robot" || !slices.Equal(tok.Scopes(), []string{"reports:write"}) {
-			t.Errorf("got %s", tok.Payload())
-		}
-	}
-}
-
-// A1a, A1b, A3: every claim of an assertion that is not right is one answer.
-func TestA1A3Assertions(t *testing.T) {
-	b := newBed(t)
-	now := b.now().Unix()
-	set := func(name string, v any) map[string]any { return map[string]any{name: v} }
-	for _, tc := range []struct {
-		name   string
-		edit   map[string]any
-		detail string // "" is a token
-	}{
-		{"A1a no aud", set("aud", nil), "aud"},
-		{"A1a other AS", set("aud", "https://other.test"), "aud"},
-		{"A1a token URL", set("aud", testIssuer+pathToken), "aud"},
-		{"A1a PAR URL", set("aud", testIssuer+"/oauth2/par"), "aud"},
-		{"A1a issuer and slash", set("aud", testIssuer+"/"), "aud"},
-		{"A1a client's own", set("aud", "robot"), "aud"},
-		{"A1b issuer and evil", set("aud", []string{testIssuer, "https://evil.test"}), "aud"},
-		{"A1b issuer twice", set("aud", []string{testIssuer, testIssuer}), "aud"},
-		{"A1b empty list", set("aud", []string{}), "aud"},
-		{"A1b list of one", set("aud", []string{testIssuer}), ""},
-		{"A3a no exp", set("exp", nil), "exp"},
-		{"A3a exp 5 min ago", set("exp", now-300), "exp"},
-		{"A3a exp in an hour", set("exp", now+3595), ""},
-		{"A3a exp + 3601", set("exp", now+3610), "exp"},
-		{"A3a iat behind exp", map[string]any{"exp": now + 2, "iat": now + 6}, "iat"},
-		{"A3a iat − 3601", set("iat", now-3610), "iat"},
-		{"A3a iat of 1970", set("iat", 0), "iat"},
-		{"A3b iat + 8", set("iat", now+8), ""},
-		{"A3b nbf + 8", set("nbf", now+8), ""},
-		{"A3b no iat", set("iat", nil), ""},
-		{"A3c iat + 61", set("iat", now+61), "iat"},
-		{"A3c nbf + 61", set("nbf", now+61), "nbf"},
-		{"A3d iss is not sub", set("sub", "rival"), "claims"},
-		{"A3d no sub", set("sub", nil), "claims"},
-		{"A3d no jti", set("jti", nil), "claims"},
-		{"A3d long jti", set("jti", strings.Repeat("x", 256)), "claims"},
-		{"A3d jti of 255", set("jti", strings.Repeat("x", 255)), ""},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			b.t = t
-			b.later(time.Minute) // for the limits: what is before now in the table stays so
-			shift := map[string]any{}
-			for k, v := range tc.edit {
-				if n, ok := v.(int64); ok && n > 0 {
-					v = n - now + b.now().Unix()
-				}
-				shift[k] = v
+	web := b.ca.Leaf(t, webID)
+	other := b.ca.Leaf(t, plainID)
+	der := base64.StdEncoding.EncodeToString(other.Leaf.Raw)
+	forward := func(id string) func(*http.Request) {
+		return func(r *http.Request) {
+			fp := fingerprint(other)
+			xfcc := "By=spiffe://home.test/ns/countersign/sa/server;Hash=" + hex.EncodeToString(fp[:]) + ";URI=" + id
+			r.Header["X-Forwarded-Client-Cert"] = []string{xfcc, xfcc}
+			for _, name := range []string{"Client-Cert", "Client-Cert-Chain"} { // RFC 9440
+				r.Header.Set(name, ":"+der+":")
 			}
-			r := b.assert(signed(t, b.robot, es256, b.claimsOf("robot", shift)))
-			if tc.detail == "" {
-				b.wantToken(r, testReports)
-				return
+			for _, name := range []string{"X-Client-Cert", "X-SSL-Client-Cert", "X-SSL-Cert", "X-ARR-ClientCert", "X-Amzn-Mtls-Clientcert"} {
+				r.Header.Set(name, der)
 			}
-			b.wantClient(r, tc.detail)
-		})
-	}
-}
-
-// A1b: with assertionAudience: tokenEndpoint another one value counts, instead.
-func TestA1bTokenEndpoint(t *testing.T) {
-	b := newBed(t)
-	for _, tc := range []struct {
-		aud any
-		ok  bool
-	}{{testIssuer + pathToken, true}, {[]string{testIssuer + pathToken, testIssuer}, false}, {testIssuer, false}} {
-		r := b.assert(signed(t, b.robot, es256, b.claimsOf("legacy", map[string]any{"aud": tc.aud})))
-		if tc.ok {
-			b.wantToken(r, testReports)
-		} else {
-			b.wantClient(r, "aud")
-		}
-	}
-}
-
-// A3d, A3e: keys, algorithms and types of assertions.
-func TestA3dKeys(t *testing.T) {
-	b := newBed(t)
-	pem, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rs256 := func(sum []byte) []byte {
-		sig, err := rsa.SignPKCS1v15(nil, pem, crypto.SHA256, sum)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return sig
-	}
-	typ := func(v string) map[string]any { return map[string]any{"alg": "ES256", "typ": v} }
-	b.wantClient(b.assert(signed(t, b.rival, es256, b.claimsOf("robot"))), "sig")
-	b.wantClient(b.assert(signed(t, b.rival, map[string]any{"alg": "ES256", "kid": thumbprintID(t, b.rival)}, b.claimsOf("robot"))), "kid")
-	b.wantClient(b.assert(signedBy(t, map[string]any{"alg": "RS256"}, b.claimsOf("robot"), rs256)), "alg")
-	b.wantClient(b.assert(signedBy(t, map[string]any{"alg": "none"}, b.claimsOf("robot"), func([]byte) []byte { return nil })), "alg")
-	b.wantClient(b.assert(signed(t, b.robot, es256, b.claimsOf("robot")), "client_id", "rival"), detailUnknown)
-	b.wantClient(b.assert(signed(t, b.robot, typ("at+jwt"), b.claimsOf("robot"))), "typ")
-	b.wantClient(b.assert(signed(t, b.robot, es256, b.claimsOf("nobody"))), detailUnknown)
-	b.wantClient(b.assert(signed(t, b.robot, es256, b.claimsOf("ci"))), detailUnknown) // method other than the record's
-	b.later(time.Minute)
-	b.wantClient(b.assert("nonsense"), detailUnknown)
-	b.wantClient(b.ask(nil, "audience", testReports, "client_assertion_type", "urn:other", "client_assertion", signed(t, b.robot, es256, b.claimsOf("robot"))), detailMethod)
-	b.wantToken(b.assert(signed(t, b.robot, typ("client-authentication+jwt"), b.claimsOf("robot"))), testReports)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot")), "client_id", "robot"), testReports)
-}
-
-// A2: an assertion counts once.
-func TestA2Replay(t *testing.T) {
-	b := newBed(t)
-	raw := signed(t, b.robot, es256, b.claimsOf("robot"))
-	b.wantToken(b.assert(raw), testReports)
-	b.wantClient(b.assert(raw), detailReplay)
-
-	t.Run("A2a other replica, and after a restart", func(t *testing.T) {
-		other := newBed(t, func(o *bed) {
-			o.robot, o.rival = b.robot, b.rival
-			o.world.Store(o.newWorld(o.objects()))
-			o.options.Store = b.store
-		})
-		other.wantClient(other.assert(raw), detailReplay)
-	})
-	t.Run("A2b another client spends the same jti", func(t *testing.T) {
-		jti := map[string]any{"jti": "same"}
-		b.wantToken(b.assert(signed(t, b.rival, es256, b.claimsOf("rival", jti))), testReports)
-		b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot", jti))), testReports)
-	})
-	t.Run("A2c the same jti with a wrong aud first", func(t *testing.T) {
-		jti := map[string]any{"jti": "early"}
-		b.wantClient(b.assert(signed(t, b.robot, es256, b.claimsOf("robot", jti, map[string]any{"aud": "x"}))), "aud")
-		b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot", jti))), testReports)
-	})
-	t.Run("the id is remembered until exp + 10 s, with a lease", func(t *testing.T) {
-		kvs, _, err := b.store.List(t.Context(), "token/jti/")
-		if err != nil || len(kvs) == 0 {
-			t.Fatal(err, len(kvs))
-		}
-		for _, kv := range kvs {
-			if kv.Lease == 0 || len(kv.Value) > 0 {
-				t.Errorf("%+v", kv)
+			for _, name := range []string{"X-Countersign-Peer", "X-Countersign-Subject", "X-SSL-Client-S-DN", "X-Forwarded-User", "X-Remote-User"} {
+				r.Header.Set(name, id)
 			}
-		}
-	})
-}
-
-// A2a: of many at once, through two replicas of the embedded store, one passes.
-func TestA2aRace(t *testing.T) {
-	st, err := store.Embedded(t.Context(), store.EmbeddedOptions{Dir: t.TempDir() + "/s"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	one := newBed(t, func(b *bed) { b.store.Close(); b.store, b.options.Store = st, st })
-	two := newBed(t, func(b *bed) {
-		b.robot, b.rival = one.robot, one.rival
-		b.world.Store(b.newWorld(b.objects()))
-		b.options.Store = st
-	})
-	for round := range 5 {
-		raw := signed(t, one.robot, es256, one.claimsOf("robot"))
-		one.client(one.public, nil)
-		two.client(two.public, nil)
-		var wg sync.WaitGroup
-		status := make([]int, 8)
-		for i := range status {
-			b := one
-			if i%2 == 1 {
-				b = two
+			for _, name := range []string{"X-Forwarded-For", "X-Real-IP", "True-Client-IP"} {
+				r.Header.Set(name, "203.0.113.7")
 			}
-			wg.Go(func() { status[i] = b.assert(raw).status })
+			r.Header.Set("Forwarded", "for=203.0.113.7")
 		}
-		wg.Wait()
-		slices.Sort(status)
-		if status[0] != 200 || status[1] == 200 {
-			t.Fatalf("round %d: %v", round, status)
-		}
-		one.later(time.Minute)
-		two.later(time.Minute)
 	}
-}
+	form := func(id, to string) string {
+		return formOf("grant_type", "client_credentials", "client_id", id, "audience", to)
+	}
+	for _, id := range []string{webID, plainID} { // nobody is proven by them
+		r := b.send(nil, "POST", pathToken, form(id, "payments"), forward(id))
+		b.wantClient(r, detailMethod)
+		if rec := b.refusal(r); rec.SrcIP.String() != "127.0.0.1" || rec.PeerID != "" {
+			t.Errorf("the record says %s, %q", rec.SrcIP, rec.PeerID)
+		}
+	}
+	tok := b.wantToken(b.send(web, "POST", pathToken, form(webID, "payments"), forward(plainID)), paymentsID)
+	if kind, value := tok.Binding(); tok.Subject() != webID || kind != "spiffe" || value != webID {
+		t.Errorf("sub %s, cnf %s %s", tok.Subject(), kind, value)
+	}
+	b.wantClient(b.send(web, "POST", pathToken, form(plainID, "payments"), forward(plainID)), detailUnknown)
 
-// A lease that the store has lost costs one more, not the request.
-func TestA2LostLease(t *testing.T) {
-	b := newBed(t)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-	for minute := range b.leases.ids {
-		b.store.(*store.Mem).Expire(b.leases.ids[minute])
-	}
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-	b.later(2 * time.Hour)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-	if len(b.leases.ids) != 1 {
-		t.Errorf("%d leases are kept, of which one is of use", len(b.leases.ids))
-	}
+	at := b.now() // nor is a source another one
+	b.Service.o.Now = func() time.Time { return at }
+	drain(&b.limits.stranger, b.limits.key("127.0.0.1"), at)
+	b.answers(b.send(nil, "GET", pathJWKS, "", forward(webID)), 429, "temporarily_unavailable", textRate)
 }
 
 // A4a: one method of authentication a request.

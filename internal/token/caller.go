@@ -12,7 +12,7 @@ import (
 type caller struct {
 	client *grant.Client
 	method string // of authentication, by its wire name: spiffe_x509, client_secret_basic, …
-	source string // who limits count: the proven identity, else the address without port
+	source string // who limits count: the proven identity, else the address or, on loopback, its user
 	world  *World // what this request is decided by, whole
 	now    time.Time
 

@@ -26,6 +26,9 @@ const (
 	textStore      = "store unavailable"
 )
 
+// detailRecord is the detail of a record whose token could not be written down, or not in time.
+const detailRecord = "record"
+
 // retryStore is how many seconds a client is told to wait for the store.
 const retryStore = 5
 

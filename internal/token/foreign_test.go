@@ -143,6 +143,21 @@ func TestForeignRefused(t *testing.T) {
 	c.wantRefusal(c.exchange("b", c.first("a", "b"), "audience", "c"), codeRequest, textDelegation, "delegation", "")
 }
 
+// A key that the set of an issuer lacks is told, by where that set comes from.
+func TestMissedIssuerKeys(t *testing.T) {
+	var missed []string
+	c := newChainBed(t, func(o *grant.Objects) { o.Issuers[0].JWKSURI = "https://login.corp.example/keys" })
+	c.Service.o.Missed = func(issuer, uri string) { missed = append(missed, issuer+" "+uri) }
+	present := func() { c.exchange("a", c.signCorp(nil), "subject_token_type", typeJWT, "audience", "b") }
+	if present(); missed != nil {
+		t.Fatalf("missed %q", missed)
+	}
+	c.corp = c.robot // rotated
+	if present(); !slices.Equal(missed, []string{corpIssuer + " https://login.corp.example/keys"}) {
+		t.Errorf("missed %q", missed)
+	}
+}
+
 // Decision 7: an exchange needs no store.
 func TestS2ExchangeWithoutStore(t *testing.T) {
 	c := newChainBed(t)

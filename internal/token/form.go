@@ -62,7 +62,7 @@ func readForm(out *form, w http.ResponseWriter, r *http.Request) *fault {
 		return &fault{code: codeRequest, text: textMalformed, status: http.StatusMethodNotAllowed, allow: http.MethodPost}
 	}
 	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	if !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
+	if len(r.Header["Content-Type"]) != 1 || !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 		return refuse(codeRequest, textMalformed)
 	}
 	body, f := readBody(w, r)

@@ -197,7 +197,7 @@ func (b *bed) newWorld(o grant.Objects) *World {
 	return &World{
 		Directory: d, Trust: b.ca.Trust(b.other),
 		ClientKeys: map[string]*jose.Set{"robot": set(b.robot), "legacy": set(b.robot), "rival": set(b.rival)},
-		Allow: func(identity.Peer, string, string, string) policy.Verdict {
+		Allow: func(identity.Peer, *http.Request) policy.Verdict {
 			return policy.Verdict{Allow: true, Rule: -1}
 		},
 	}

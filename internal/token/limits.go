@@ -5,13 +5,16 @@ import (
 	"hash/maphash"
 	"sync"
 	"time"
+
+	"countersign.dev/internal/grant"
 )
 
 // The limits of tokens.md 17, a second and at once.
 const (
 	strangerRate, strangerBurst   = 50, 100  // of a source, not or not yet authenticated
 	failureRate, failureBurst     = 1, 10    // failed authentications of a source, and of a client
-	signatureRate, signatureBurst = 100, 200 // failed signatures of a source that are checked
+	signatureRate, signatureBurst = 100, 200 // failed signatures under one name of a source that are checked
+	sourceSignatures              = 4        // times as many under all names of a source
 	clientRate, clientBurst       = 200, 400 // tokens and revocations of a client
 	exchangeRate, exchangeBurst   = 5000, 10000
 	introspectRate, introspBurst  = 2000, 4000
@@ -27,8 +30,9 @@ const (
 type limits struct {
 	seed maphash.Seed
 
-	stranger, failedSource, failedClient, signature limit
-	client, exchange, introspect                    limit
+	stranger, failedSource, failedClient limit
+	signature, signatures, firstChecks   limit // see spare
+	client, exchange, introspect         limit
 }
 
 func newLimits(seed maphash.Seed) limits {
@@ -41,6 +45,8 @@ func newLimits(seed maphash.Seed) limits {
 		failedSource: of(failureRate, failureBurst, strangersKept),
 		failedClient: of(failureRate, failureBurst, strangersKept),
 		signature:    of(signatureRate, signatureBurst, strangersKept),
+		signatures:   of(sourceSignatures*signatureRate, sourceSignatures*signatureBurst, strangersKept),
+		firstChecks:  of(failureRate, failureBurst, strangersKept),
 		client:       of(clientRate, clientBurst, clientsKept),
 		exchange:     of(exchangeRate, exchangeBurst, clientsKept),
 		introspect:   of(introspectRate, introspBurst, clientsKept),
@@ -102,8 +108,32 @@ func (l *limit) sweepLocked(at int64) {
 // key is a name as the limits know it.
 func (l *limits) key(name string) uint64 { return maphash.String(l.seed, name) }
 
-// place waits for a place among the signatures in flight (tokens.md 17); the caller gives it
-// back with leave.
+// assertionKey is a name as one source claims it. Clients that do not exist share a name, so
+// inventing them gains nothing.
+func (l *limits) assertionKey(source string, known *grant.Client) uint64 {
+	if known == nil {
+		return l.key(source + "\x00")
+	}
+	return l.key(source + "\x00" + known.ClientID)
+}
+
+// spare says whether one more signature of a source may be checked that could fail: what failed
+// under this name has left some, and what failed under all names of the source, too. A name that
+// others' failures alone would shut out has its first checks to itself.
+func (l *limits) spare(source, name uint64, now time.Time) bool {
+	return l.signature.left(name, now) && (l.signatures.left(source, now) || l.firstChecks.left(name, now))
+}
+
+// spent is a signature that failed.
+func (l *limits) spent(source, name uint64, now time.Time) {
+	l.signature.take(name, now)
+	if !l.signatures.take(source, now) {
+		l.firstChecks.take(name, now)
+	}
+}
+
+// place waits for a place among the tokens that are written down and signed (tokens.md 17); the
+// caller gives it back with leave. Where the file of records holds most places, it is at fault.
 func (s *Service) place(ctx context.Context) *fault {
 	select {
 	case s.signing <- struct{}{}:
@@ -117,6 +147,9 @@ func (s *Service) place(ctx context.Context) *fault {
 		return nil
 	case <-ctx.Done():
 	case <-wait.C:
+	}
+	if int(s.recording.Load()) > cap(s.signing)/2 {
+		return unstored().because("", detailRecord)
 	}
 	return &fault{code: codeUnavailable, text: textRate, reason: reasonConcurrency, retry: 1}
 }

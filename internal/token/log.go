@@ -38,6 +38,27 @@ var ErrEntry = errors.New("not a revocation")
 // durable. Kind and Val must be set, but for the kind before; Before is now unless it is set;
 // At, Until and Seq are filled in.
 func (s *Service) Revoke(ctx context.Context, e revocation.Entry) (seq int64, err error) {
+	if e, err = s.entry(e); err != nil {
+		return 0, err
+	}
+	return appendEntry(ctx, s.o.Store, e)
+}
+
+// RevokeOp is what Revoke does, as a part of the transaction that ends the tokens. Until that
+// one is known they are still issued, so it reaches a second further.
+func (s *Service) RevokeOp(e revocation.Entry) (store.Op, error) {
+	e, err := s.entry(e)
+	if err != nil {
+		return store.Op{}, err
+	}
+	if e.Before != 0 {
+		e.Before = min(e.Before+1, e.At+revocation.Ahead)
+	}
+	return entryOp(e)
+}
+
+// entry fills an entry in, and checks it.
+func (s *Service) entry(e revocation.Entry) (revocation.Entry, error) {
 	now := s.o.Now()
 	e.Seq, e.At = 0, now.Unix()
 	var foreign time.Duration
@@ -55,9 +76,9 @@ func (s *Service) Revoke(ctx context.Context, e revocation.Entry) (seq int64, er
 	}
 	e.Until = revocation.Until(now, foreign)
 	if err := e.Check(); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrEntry, err)
+		return e, fmt.Errorf("%w: %w", ErrEntry, err)
 	}
-	return appendEntry(ctx, s.o.Store, e)
+	return e, nil
 }
 
 // reach is the highest iat that a token of now may have: behind an entry of this very second it
@@ -76,21 +97,29 @@ func (s *Service) reach(now int64) int64 {
 // lifeOf is the longest life of a token of the issuer.
 func lifeOf(i *grant.Issuer) time.Duration { return cmp.Or(i.MaxLifetime, foreignLife) }
 
-// appendEntry writes an entry under a name of its own. Names follow the server's clock, for
-// the eye; the order that counts is that of the revisions.
+// appendEntry writes an entry.
 func appendEntry(ctx context.Context, st store.Store, e revocation.Entry) (seq int64, err error) {
-	value, err := json.Marshal(e)
+	op, err := entryOp(e)
 	if err != nil {
-		return 0, fmt.Errorf("encoding a revocation: %w", err)
+		return 0, err
 	}
-	var unique [8]byte
-	rand.Read(unique[:])
-	key := fmt.Sprintf("%s%012d-%s", RevocationPrefix, e.At, hex.EncodeToString(unique[:]))
-	res, err := st.Commit(ctx, store.Txn{If: []store.Cmp{store.Absent(key)}, Then: []store.Op{store.Put(key, value)}})
+	res, err := st.Commit(ctx, store.Txn{If: []store.Cmp{store.Absent(op.Key)}, Then: []store.Op{op}})
 	if err != nil {
 		return 0, fmt.Errorf("appending a revocation: %w", err)
 	}
 	return res.Rev, nil
+}
+
+// entryOp puts an entry under a name of its own. Names follow the server's clock, for the eye;
+// the order that counts is that of the revisions.
+func entryOp(e revocation.Entry) (store.Op, error) {
+	value, err := json.Marshal(e)
+	if err != nil {
+		return store.Op{}, fmt.Errorf("encoding a revocation: %w", err)
+	}
+	var unique [8]byte
+	rand.Read(unique[:])
+	return store.Put(fmt.Sprintf("%s%012d-%s", RevocationPrefix, e.At, hex.EncodeToString(unique[:])), value), nil
 }
 
 // Ledger is a server's copy of the revocation log in the store: for its own tokens, and for

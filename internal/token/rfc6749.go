@@ -83,7 +83,7 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) *request {
 	seq := s.o.Records.Next()
 	q.rec = &audit.Record{
 		Kind: audit.KindIssue, Seq: seq, ID: s.o.Records.ID(seq), Time: q.now, Layer: audit.LayerIssue,
-		Side: audit.SideServer, Method: r.Method, Host: r.Host, Subject: &audit.Subject{},
+		Side: audit.SideServer, Method: first(r.Method, maxMethod), Host: first(r.Host, maxHost), Subject: &audit.Subject{},
 	}
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		q.rec.SrcIP, q.rec.SrcPort = from.Addr().Unmap(), from.Port()
@@ -104,14 +104,28 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) *request {
 		}
 	}
 	if !q.proven() {
-		q.source = sourceOf(q.rec.SrcIP)
+		q.source = s.sourceOf(r, q.rec.SrcIP)
 	}
 	q.key = s.limits.key(q.source)
 	return q
 }
 
-// sourceOf is an address as the limits count it: whoever has one of IPv6 has 2⁶⁴.
-func sourceOf(a netip.Addr) string {
+// What records keep of what strangers chose, in bytes.
+const (
+	maxMethod = 32
+	maxHost   = 261
+)
+
+func first(s string, n int) string { return s[:min(len(s), n)] }
+
+// sourceOf is an address as the limits count it: on loopback who holds the socket, and whoever
+// has one of IPv6 has 2⁶⁴.
+func (s *Service) sourceOf(r *http.Request, a netip.Addr) string {
+	if a.IsLoopback() && s.o.PeerOf != nil {
+		if name := s.o.PeerOf(r); name != "" {
+			return name
+		}
+	}
 	if a.Is6() {
 		if p, err := a.WithZone("").Prefix(64); err == nil {
 			return p.String()
@@ -124,13 +138,16 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
 	q := s.receive(w, r)
 	q.values = [...]string{q.rec.ID, "no-store", "no-cache", "application/json"}
 	w.Header()["X-Request-Id"] = q.values[0:1:1]
+	if r.TransferEncoding != nil { // it may have had a length too: nothing behind it is read (RFC 9112, section 6.1)
+		w.Header().Set("Connection", "close")
+	}
 	if q.proven() {
 		// Of the mesh, the policies of this service's own namespace come first (tokens.md 6).
 		if q.world.Allow == nil {
 			s.forbid(q, policy.Verdict{})
 			return
 		}
-		if v := q.world.Allow(q.peer, r.Method, r.Host, r.URL.Path); !v.Allow {
+		if v := q.world.Allow(q.peer, r); !v.Allow {
 			s.forbid(q, v)
 			return
 		}

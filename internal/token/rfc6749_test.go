@@ -334,8 +334,8 @@ func TestNoKey(t *testing.T) {
 func TestSecRootDenyTokens(t *testing.T) {
 	b := newBed(t)
 	w := *b.world.Load()
-	w.Allow = func(p identity.Peer, method, host, path string) policy.Verdict {
-		if p.ID.String() == webID && (path == pathToken || path == pathJWKS) {
+	w.Allow = func(p identity.Peer, r *http.Request) policy.Verdict {
+		if path := r.URL.Path; p.ID.String() == webID && (path == pathToken || path == pathJWKS) {
 			return policy.Verdict{Layer: policy.LayerAuthz, Reason: policy.ReasonDenyRule, Policy: "istio-system/quarantine"}
 		}
 		return policy.Verdict{Allow: true, Rule: -1}
@@ -362,85 +362,6 @@ func TestSecRootDenyTokens(t *testing.T) {
 	if r := b.ask(plain, "client_id", plainID, "audience", "payments"); r.status != 403 {
 		t.Errorf("without policies: %d", r.status)
 	}
-}
-
-// S20: failures of others never limit a correct credential; what fails is limited, and a client
-// that asks too often is by itself.
-func TestSecLimitsNoLockout(t *testing.T) {
-	b := newBed(t)
-	at := b.now()
-	b.options.Now = func() time.Time { return at }
-	b.Service.o.Now = b.options.Now
-	secret := b.newSecret("ci")
-	limited := 0
-	for range 300 {
-		r := b.ask(nil, "client_id", "ci", "client_secret", "css_wrong", "audience", testReports)
-		switch r.status {
-		case 401:
-			if limited > 0 {
-				t.Fatal("a failure beyond the limit was answered")
-			}
-		case 429:
-			if limited == 0 {
-				b.answers(r, 429, "temporarily_unavailable", textRate)
-				if r.header.Get("Retry-After") == "" {
-					t.Error("no Retry-After")
-				}
-			}
-			limited++
-		default:
-			t.Fatalf("got %d %s", r.status, r.raw)
-		}
-	}
-	if limited != 300-failureBurst {
-		t.Errorf("%d of 300 were limited", limited)
-	}
-	b.answers(b.send(nil, "POST", pathToken, "a=1&a=2"), 429, "temporarily_unavailable", textRate)
-	b.wantToken(b.ask(nil, "client_id", "ci", "client_secret", secret, "audience", testReports), testReports)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-
-	for range clientBurst - 1 {
-		if r := b.ask(nil, "client_id", "ci", "client_secret", secret, "audience", testReports); r.status != 200 {
-			t.Fatalf("got %d %s", r.status, r.raw)
-		}
-	}
-	b.answers(b.ask(nil, "client_id", "ci", "client_secret", secret, "audience", testReports), 429, "temporarily_unavailable", textRate)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-	at = at.Add(time.Second)
-	b.wantToken(b.ask(nil, "client_id", "ci", "client_secret", secret, "audience", testReports), testReports)
-}
-
-// Failed signatures are checked within a budget.
-func TestFailedSignatures(t *testing.T) {
-	b := newBed(t)
-	at := b.now()
-	b.Service.o.Now = func() time.Time { return at }
-	bad := signed(t, b.rival, es256, b.claimsOf("robot"))
-	for range signatureBurst {
-		b.assert(bad)
-	}
-	if b.limits.signature.left(b.limits.key("127.0.0.1"), at) {
-		t.Fatal("the budget was not taken")
-	}
-	b.answers(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), 429, "temporarily_unavailable", textRate)
-	at = at.Add(time.Second)
-	b.wantToken(b.assert(signed(t, b.robot, es256, b.claimsOf("robot"))), testReports)
-}
-
-func TestMintConcurrency(t *testing.T) {
-	b := newBed(t)
-	for range cap(b.signing) {
-		b.signing <- struct{}{}
-	}
-	web := b.ca.Leaf(t, webID)
-	began := time.Now()
-	r := b.ask(web, "client_id", webID)
-	b.want(r, 503, "temporarily_unavailable", textRate, "")
-	if rec := b.refusal(r); rec.Decision != audit.Limited || rec.Reason != reasonConcurrency || time.Since(began) < signatureWait {
-		t.Errorf("record %+v after %s", rec, time.Since(began))
-	}
-	<-b.signing
-	b.wantToken(b.ask(web, "client_id", webID), paymentsID)
 }
 
 func TestNotFound(t *testing.T) {

@@ -50,7 +50,7 @@ func (s *Service) revoke(ctx context.Context, c *caller, f *form, rec *audit.Rec
 	rec.Decision, rec.Status, rec.Result = audit.Allow, http.StatusOK, audit.ResultOK
 	if err := s.o.Records.Write(ctx, rec); err != nil { // said only once it is written down
 		s.o.Log.ErrorContext(ctx, "recording a revocation", "error", err)
-		return unstored().because("", "record")
+		return unstored().because("", detailRecord)
 	}
 	return nil
 }

@@ -64,18 +64,22 @@ func (s *Service) assertion(ctx context.Context, q *request, kind, raw, id strin
 		return p
 	}
 	p.id = issuer
-	if !s.limits.signature.left(q.key, q.now) {
-		p.fault = busy()
-		return p
-	}
 	c, keys := q.world.Directory.Client(issuer), q.world.ClientKeys[issuer]
 	if c == nil || c.Auth != grant.AuthPrivateKeyJWT {
 		c, keys, p.detail = nil, s.unknown.keys, detailUnknown
 	}
+	name := s.limits.assertionKey(q.source, c)
+	if !s.limits.spare(q.key, name, q.now) {
+		p.fault = busy()
+		return p
+	}
 	t, err := s.assertionCheck(c, issuer, keys).Verify(q.now, raw)
 	reason := why(err)
 	if reason == jose.Sig {
-		s.limits.signature.take(q.key, q.now)
+		s.limits.spent(q.key, name, q.now)
+	}
+	if reason == jose.KeyID && c != nil && c.JWKSURI != "" {
+		s.missed("", c.JWKSURI) // it may have rotated
 	}
 	if reason == "" {
 		reason = judgeAssertion(t, q.now)

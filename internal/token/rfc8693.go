@@ -117,8 +117,27 @@ func (s *Service) subjectOf(c *caller, f *form) (*issue, *jose.Token, *fault) {
 	return i, t, nil
 }
 
-// isAudience says whether an own token is for this client: it received it as resource server.
-func isAudience(c *caller, t *jose.Token) bool { return slices.ContainsFunc(t.Audience(), c.is) }
+// missed tells that a set lacks a key.
+func (s *Service) missed(issuer, uri string) {
+	if s.o.Missed != nil {
+		s.o.Missed(issuer, uri)
+	}
+}
+
+// isAudience says whether an own token is for this client: it received it as resource server,
+// under its own name or under that of a service, which is its first owner's (tokens.md 6).
+func isAudience(c *caller, t *jose.Token) bool {
+	return slices.ContainsFunc(t.Audience(), func(aud string) bool { return c.is(aud) || slices.Contains(c.serves(), aud) })
+}
+
+// serves are the audiences of the workload that the client is: those of its services, its own.
+func (c *caller) serves() []string {
+	id := c.workload()
+	if id == "" {
+		return nil
+	}
+	return c.world.Directory.OwnAudiences(id, c.world.Services[id])
+}
 
 // is says whether a name, an audience or a sub, is one of the client's.
 func (c *caller) is(name string) bool {
@@ -246,8 +265,8 @@ func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *f
 	}
 	t, err := foreignCheck(issuer, c.world.Foreign[iss]).Verify(c.now, raw)
 	if err != nil {
-		if why(err) == jose.KeyID && s.o.Missed != nil {
-			s.o.Missed(issuer)
+		if why(err) == jose.KeyID {
+			s.missed(issuer.Issuer, issuer.JWKSURI)
 		}
 		return no(why(err))
 	}
@@ -278,14 +297,21 @@ func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *f
 }
 
 // receives says whether a foreign token for aud is for this client: by a name of its own, or
-// by an OAuthResource that lists aud for its service.
+// by an OAuthResource that lists aud for a service that it serves.
 func (c *caller) receives(aud string) bool {
 	if c.is(aud) {
 		return true
 	}
-	self := &grant.Client{Namespace: c.client.Namespace, Targets: []grant.Target{{Audience: cmp.Or(c.workload(), c.client.ClientID)}}}
-	_, err := c.world.Directory.Resolve(self, nil, []string{aud})
-	return err == nil
+	own := c.serves()
+	if own == nil {
+		own = []string{c.client.ClientID}
+	}
+	self := &grant.Client{Namespace: c.client.Namespace}
+	for _, name := range own {
+		self.Targets = append(self.Targets, grant.Target{Audience: name})
+	}
+	to, err := c.world.Directory.Resolve(self, nil, []string{aud})
+	return err == nil && slices.Contains(own, to.Canonical) // a client called as a service is not that service
 }
 
 // textClaim is a claim that, if it is there, must be a text that fits behind an alias.

@@ -129,6 +129,42 @@ func TestX1bPresenter(t *testing.T) {
 	}
 }
 
+// X1b: tokens for a service name its first owner; whoever else serves it receives them, so it
+// may present them and ask about them. Nobody else may, whatever it is called.
+func TestX1bOtherOwners(t *testing.T) {
+	c := newChainBed(t, func(o *grant.Objects) {
+		o.Clients = append(o.Clients, grant.Client{
+			Namespace: "shop", Name: "a", ClientID: "a", Auth: grant.AuthSecret, // called as the service
+			Grants: []string{grant.GrantTokenExchange}, Targets: []grant.Target{{Audience: testReports, Scopes: []string{"read"}, Exchange: true}},
+		})
+	})
+	raw, corp := c.first("d", "a"), c.signCorp(nil)
+	rest := []string{"subject_token_type", typeJWT, "audience", "c"}
+	c.wantRefusal(c.exchange("b", raw, "audience", "c"), codeRequest, textSubject, "presenter", "")
+	c.wantRefusal(c.exchange("b", corp, rest...), codeRequest, textSubject, "presenter", "")
+	if c.active("b", raw) {
+		t.Error("who serves nothing of it is told about a token")
+	}
+
+	w := *c.world.Load()
+	w.Services = map[string][]string{idOf("b"): {"shop/b", "shop/a", "shop/gone"}, idOf("e"): {"shop/b"}}
+	c.world.Store(&w)
+	if tok, _ := c.next("b", raw, "c"); !slices.Equal(tok.Actors(), []string{idOf("b")}) || tok.Subject() != idOf("d") {
+		t.Errorf("sub %s, act %q", tok.Subject(), tok.Actors())
+	}
+	if r := c.exchange("b", corp, rest...); r.status != 200 {
+		t.Errorf("a foreign token for the service: %d %s", r.status, r.raw)
+	}
+	if !c.active("b", raw) || c.active("e", raw) {
+		t.Error("introspection follows another rule than the exchange")
+	}
+	c.wantRefusal(c.exchange("e", raw, "audience", "c"), codeRequest, textSubject, "presenter", "")
+	c.wantRefusal(c.exchange("e", corp, rest...), codeRequest, textSubject, "presenter", "")
+
+	form := formOf("grant_type", grant.GrantTokenExchange, "client_id", "a", "client_secret", c.newSecret("a"), "subject_token", corp, "subject_token_type", typeJWT, "audience", testReports)
+	c.wantRefusal(c.send(nil, "POST", pathToken, form), codeRequest, textSubject, "presenter", "")
+}
+
 // X1c: never more than the subject has, nor than the client may have, nor longer.
 func TestX1cNeverMore(t *testing.T) {
 	c := newChainBed(t, func(o *grant.Objects) {

@@ -156,9 +156,10 @@ func (s *Service) mint(ctx context.Context, c *caller, i *issue, rec *audit.Reco
 	defer s.leave()
 
 	s.complete(rec, own, i)
-	if err := s.o.Records.Write(ctx, rec); err != nil { // nothing is signed that was not written down
+	if err := s.record(ctx, rec); err != nil { // nothing is signed that was not written down
 		s.o.Log.ErrorContext(ctx, "recording a token", slog.Any("error", err))
-		return nil, unstored().because("", "record")
+		s.unissued(ctx, rec, i)
+		return nil, unstored().because("", detailRecord)
 	}
 	typ := "at+jwt"
 	if i.target.Record != nil && i.target.Record.TypJWT {
@@ -175,6 +176,23 @@ func (s *Service) mint(ctx context.Context, c *caller, i *issue, rec *audit.Reco
 		return nil, refuse(codeServer, "")
 	}
 	return &answer{AccessToken: raw, IssuedTokenType: i.typ, TokenType: "Bearer", ExpiresIn: exp - now, Scope: own.Scope}, nil
+}
+
+func (s *Service) record(ctx context.Context, rec *audit.Record) error {
+	s.recording.Add(1)
+	defer s.recording.Add(-1)
+	return s.o.Records.Write(ctx, rec)
+}
+
+// unissued takes back what complete said of a token, for the record of its refusal. The recorder
+// may still hold the subject, so this is another; and of a request that ended the first may yet
+// be written, so then it is another event.
+func (s *Service) unissued(ctx context.Context, rec *audit.Record, i *issue) {
+	rec.IssuedKind, rec.KID = "", ""
+	rec.Subject = &audit.Subject{ClientID: rec.ClientID, Auth: rec.Auth, RTI: i.rti}
+	if ctx.Err() != nil {
+		rec.Seq, rec.ID = s.o.Records.Next(), ""
+	}
 }
 
 // bind is what the token is bound to (tokens.md 9.1), and when that ends.

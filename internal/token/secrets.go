@@ -173,8 +173,11 @@ func (s *Service) Secrets(ctx context.Context, clientID string) ([]Secret, error
 // DropClient forgets the secrets of a client: whoever makes one of that name later must not
 // inherit them.
 func (s *Service) DropClient(ctx context.Context, clientID string) error {
-	if _, err := s.o.Store.Commit(ctx, store.Txn{Then: []store.Op{store.Delete(secretsKey(clientID))}}); err != nil {
+	if _, err := s.o.Store.Commit(ctx, store.Txn{Then: []store.Op{DropOp(clientID)}}); err != nil {
 		return fmt.Errorf("forgetting the secrets of client %q: %w", clientID, err)
 	}
 	return nil
 }
+
+// DropOp is what DropClient does, as a part of the transaction that ends or makes the client.
+func DropOp(clientID string) store.Op { return store.Delete(secretsKey(clientID)) }

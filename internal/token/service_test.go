@@ -197,48 +197,6 @@ func (brokenKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("the key is elsewhere")
 }
 
-func TestLimit(t *testing.T) {
-	at := time.Unix(1_790_000_000, 0)
-	l := limit{every: time.Second, burst: 3, kept: 2, due: map[uint64]int64{}}
-	take := func(key uint64) (n int) {
-		for l.take(key, at) {
-			n++
-		}
-		return n
-	}
-	if got := take(1); got != 3 {
-		t.Errorf("a full bucket gave %d", got)
-	}
-	at = at.Add(2 * time.Second)
-	if got := take(1); got != 2 {
-		t.Errorf("after two seconds it gave %d", got)
-	}
-	for range 5 {
-		if !l.left(2, at) {
-			t.Fatal("left takes")
-		}
-	}
-	if take(2) != 3 || l.left(2, at) {
-		t.Error("take does not, or left says otherwise")
-	}
-	// No place: whoever comes now shares one bucket, and those with a place keep theirs.
-	if got := take(3) + take(4) + take(5); got != 3 || len(l.due) != 3 {
-		t.Errorf("without a place: %d, %d kept", got, len(l.due))
-	}
-	at = at.Add(time.Second)
-	if got := take(1); got != 1 {
-		t.Errorf("who has a place got %d", got)
-	}
-	at = at.Add(time.Minute) // all are full again, so none is kept
-	if got := take(6); got != 3 || len(l.due) != 1 {
-		t.Errorf("after a minute: %d, %d kept", got, len(l.due))
-	}
-	at = at.Add(-time.Hour) // a clock that goes back
-	if got := take(7); got != 3 {
-		t.Errorf("an hour ago: %d", got)
-	}
-}
-
 func TestBase62(t *testing.T) {
 	for _, tc := range []struct {
 		number []byte

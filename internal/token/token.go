@@ -46,8 +46,13 @@ type Options struct {
 	Records     Recorder // the file of issued tokens
 	// Pseudonyms is the key under which people stand in records (audit.Pseudonym); nil: as p1: alone.
 	Pseudonyms func() []byte
-	// Missed hears that a subject token names a key its issuer's set does not hold; never blocks.
-	Missed func(*grant.Issuer)
+	// Missed hears that a token names a key which the set it is verified by does not hold: a set of
+	// that trusted issuer, or the one a client's record points to, where issuer is empty. It never
+	// blocks; nil: nobody retrieves.
+	Missed func(issuer, uri string)
+	// PeerOf names who holds the other end of a loopback connection, such as "uid 1000", so that
+	// the users of one machine do not share the limits of its address; "" or nil: the address counts.
+	PeerOf func(*http.Request) string
 	Now    func() time.Time
 	Log    *slog.Logger
 }
@@ -68,8 +73,12 @@ type World struct {
 	Foreign map[string]*jose.Set
 	// ClientKeys are the keys of private_key_jwt clients by client_id.
 	ClientKeys map[string]*jose.Set
-	// Allow asks the policies of namespace countersign about a proven peer.
-	Allow func(peer identity.Peer, method, host, path string) policy.Verdict
+	// Services are the services ("ns/name") that a workload may serve, by its SPIFFE ID: those it is
+	// an owner of, the first or not, and those its entry names. It receives the tokens for them
+	// (tokens.md 6), so it may present and introspect these. One left out knows its own ID alone.
+	Services map[string][]string
+	// Allow asks the policies of namespace countersign about a request of a proven peer.
+	Allow func(peer identity.Peer, r *http.Request) policy.Verdict
 }
 
 // Service answers the endpoints. New makes it; it has no goroutine but those of requests.
@@ -78,7 +87,8 @@ type Service struct {
 	path      string // of the issuer, before every /oauth2 path
 	routes    map[string]*endpoint
 	limits    limits
-	signing   chan struct{} // a place for every signature in flight
+	signing   chan struct{} // a place for every token between its record and its signature
+	recording atomic.Int32  // of those with a place, how many wait for the file of records
 	unknown   stranger
 	leases    leases
 	documents atomic.Pointer[documents]

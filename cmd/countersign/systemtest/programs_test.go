@@ -5,6 +5,7 @@ package systemtest
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -31,7 +33,7 @@ func program(args []string) int {
 		return 2
 	}
 	kinds := map[string]func([]string) error{
-		"serve": serve, "puppet": bePuppet, "hold": hold, "fetch": fetch, "stream": stream, "carry": carry,
+		"serve": serve, "puppet": bePuppet, "hold": hold, "fetch": fetch, "stream": stream, "carry": carry, "flood": floodProgram, "die": die, "drip": drip,
 	}
 	kind, ok := kinds[args[0]]
 	if !ok {
@@ -88,8 +90,21 @@ func bePuppet([]string) error {
 }
 
 // hold is hold NETWORK ADDR N [PAYLOAD]: it keeps N connections open until its input ends,
-// opens others for those that are closed, and says once that all were opened.
+// opens others for those that are closed, and says once that all were opened. The network tls
+// is TCP with a handshake, tls:DIR with the certificate in DIR too.
 func hold(args []string) error {
+	dial := net.Dial
+	if network, dir, withCert := strings.Cut(args[0], ":"); network == "tls" {
+		cfg := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost", CurvePreferences: []tls.CurveID{tls.X25519}}
+		if withCert {
+			cert, err := tls.LoadX509KeyPair(dir+"/svid.pem", dir+"/key.pem")
+			if err != nil {
+				return err
+			}
+			cfg.Certificates = []tls.Certificate{cert}
+		}
+		dial = func(_, addr string) (net.Conn, error) { return tls.Dial("tcp", addr, cfg) }
+	}
 	count, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
@@ -113,7 +128,7 @@ func hold(args []string) error {
 		for opened := 0; ; <-tick.C {
 			for range 4 {
 				<-closed
-				if c, err := net.Dial(args[0], args[1]); err == nil {
+				if c, err := dial(args[0], args[1]); err == nil {
 					io.WriteString(c, payload)
 					go func() {
 						io.Copy(io.Discard, c)
@@ -190,4 +205,73 @@ func leave(dir string, s *x509svid.SVID) error {
 		return err
 	}
 	return os.WriteFile(dir+"/key.pem", key, 0o600)
+}
+
+// floodProgram is flood KIND URL: it asks as often as it can until its input says end, and then
+// says how often it got which status. The kinds are secret, a wrong one, and get.
+func floodProgram(args []string) error {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}, MaxIdleConnsPerHost: 8}
+	client := http.Client{Transport: tr, Timeout: 5 * time.Second}
+	var mu sync.Mutex // guards counts
+	counts, total := map[int]int{}, 0
+	for range 4 {
+		go func() {
+			for {
+				req, err := http.NewRequest(http.MethodGet, args[1], nil)
+				if args[0] == "secret" {
+					req, err = http.NewRequest(http.MethodPost, args[1], strings.NewReader("grant_type=client_credentials"))
+					req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+					req.SetBasicAuth("ci", "css_wrong")
+				}
+				if err != nil {
+					panic(err)
+				}
+				status := 0
+				if resp, err := client.Do(req); err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					status = resp.StatusCode
+				}
+				mu.Lock()
+				counts[status]++
+				if total++; total == 500 {
+					fmt.Println("flooding")
+				}
+				mu.Unlock()
+			}
+		}()
+	}
+	bufio.NewReader(os.Stdin).ReadString('\n')
+	mu.Lock()
+	defer mu.Unlock()
+	var words []string
+	for status, n := range counts {
+		words = append(words, fmt.Sprintf("%d:%d", status, n))
+	}
+	fmt.Println(strings.Join(words, " "))
+	return nil
+}
+
+// die is die ADDR: it dies of the first request.
+func die(args []string) error {
+	ln, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	return http.Serve(ln, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { syscall.Kill(os.Getpid(), syscall.SIGABRT) }))
+}
+
+// drip is drip ADDR: its answers have no end.
+func drip(args []string) error {
+	ln, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	return http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			fmt.Fprintln(w, "drop")
+			w.(http.Flusher).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
+	}))
 }

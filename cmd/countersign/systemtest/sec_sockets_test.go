@@ -24,8 +24,9 @@ func TestSystemSecNothingElseListens(t *testing.T) {
 		if r := h.curl("web", "http://api/"); r.status() != "200" {
 			t.Fatalf("a call: %v", r)
 		}
+		d := h.door()
 		want := []string{
-			"tcp " + h.inbound, "tcp " + h.health, "tcp " + proxy, "tcp " + own,
+			"tcp " + h.inbound, "tcp " + h.health, "tcp " + proxy, "tcp " + own, "tcp " + d.public, "tcp " + d.mtls,
 			"unix " + h.socket("admin"), "unix " + h.socket("node"), "unix " + h.socket("workload"), "unix " + h.dir + "/store/c.sock",
 		}
 		slices.Sort(want)
