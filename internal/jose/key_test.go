@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 only its fields can make a key that is on no curve
+
 package jose
 
 import (
