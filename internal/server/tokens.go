@@ -463,11 +463,15 @@ func (s *Server) allowAtTokens(v *view) func(identity.Peer, *http.Request) polic
 	return func(peer identity.Peer, r *http.Request) policy.Verdict {
 		who := policy.ParsePeer(peer.ID.String(), s.td.Name())
 		bound := program.Bind(policy.Conn{Peer: &who, Port: port, HTTP: true})
-		path, query, hasQuery, fault := h1.Normalize(r.RequestURI)
-		if fault != nil { // a path with two meanings has none here
-			return policy.Verdict{Layer: policy.LayerAuthz, Reason: policy.ReasonNoRule, Rule: -1}
+		q := policy.Request{Method: r.Method, Host: r.Host, Scheme: "https"}
+		if r.URL.Path != "" { // of CONNECT there is none
+			var fault *h1.Fault
+			q.Path, _, _, fault = h1.Normalize(r.URL.EscapedPath())
+			if fault != nil { // a path with two meanings has none here
+				return policy.Verdict{Layer: policy.LayerAuthz, Reason: policy.ReasonNoRule, Rule: -1}
+			}
+			q.Wide, q.Query, q.HasQuery = h1.Wide(q.Path), r.URL.RawQuery, r.URL.RawQuery != "" || r.URL.ForceQuery
 		}
-		q := policy.Request{Method: r.Method, Host: r.Host, Path: path, Wide: h1.Wide(path), Query: query, HasQuery: hasQuery, Scheme: "https"}
 		if bound.ReadsHeader() {
 			h := r.Header.Clone()
 			if _, fault := h1.Strip(h); fault != nil {
