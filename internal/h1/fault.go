@@ -5,8 +5,8 @@
 // reading an application could give that spelling.
 //
 // Its promise: a message that two correct parsers could read differently is refused, never repaired. The checks
-// allocate nothing for a message that passes. Built is the base profile, that of the mesh; the rules that only a
-// gateway adds (the edge profile) would be further fields of Rules.
+// allocate nothing for a message that passes. There are two profiles: Base, that of the mesh, is the zero value; Edge
+// adds what a gateway refuses.
 package h1
 
 // Reasons of the audit layer "http".
@@ -43,6 +43,8 @@ var (
 	faultVersion     = &Fault{400, BadRequestLine, "HTTP version is neither 1.0 nor 1.1"}
 	faultMajor       = &Fault{505, BadRequestLine, "HTTP version is not supported"}
 	faultMethod      = &Fault{400, BadRequestLine, "method is not a token of 1 to 32 bytes"}
+	faultMethodCase  = &Fault{501, BadRequestLine, "method is not known"}
+	faultTrace       = &Fault{405, BadRequestLine, "TRACE is not allowed"}
 	faultConnect     = &Fault{405, BadRequestLine, "CONNECT is not allowed here"}
 	faultTarget      = &Fault{400, BadRequestLine, "malformed request target"}
 	faultProxyForm   = &Fault{400, BadRequestLine, "a proxy takes CONNECT and targets with scheme and authority only"}
@@ -82,6 +84,12 @@ var (
 
 	faultUpgrade = &Fault{400, UpgradeRefused, "incomplete websocket handshake"}
 )
+
+// FaultBodyLong is the fault of a request body over the listener's limit, which is known to the listener alone.
+var FaultBodyLong = &Fault{413, TooLarge, "request body is too large"}
+
+// FaultAbuse is the fault of an HTTP/2 connection that resets too many of its streams. It is never answered.
+var FaultAbuse = &Fault{0, H2Abuse, "too many streams were reset"}
 
 // FaultSlow is the fault of a head that took too long to arrive. Only who owns the connection's clock can find it.
 var FaultSlow = &Fault{408, Slow, "request head took too long"}

@@ -47,6 +47,7 @@ type Rules struct {
 	TLS     bool // the connection is TLS: absolute-form may say https
 	Connect bool // CONNECT is served
 	Proxy   bool // nothing but CONNECT and absolute-form is served
+	Profile Profile
 }
 
 // CheckHead checks a whole head, its empty line included, with the zero Rules.
@@ -95,6 +96,7 @@ type check struct {
 	badTrailer                         bool
 	hasLength, hasCoding               bool
 	connection                         options
+	profile                            Profile
 }
 
 // head is http-strictness section 3, RFC 9112 sections 2 to 6.
@@ -102,6 +104,7 @@ func (c *check) head(r Rules, b []byte) *Fault {
 	if len(b) > MaxHead {
 		return faultHeadLong
 	}
+	c.profile = r.Profile
 	rest, f := c.requestLine(b)
 	if f != nil {
 		return f
@@ -267,7 +270,7 @@ func (c *check) field(name, value []byte) *Fault {
 		}
 	case 10:
 		if equalFold(name, "connection") {
-			return addOptions(&c.connection, value)
+			return addOptions(c.profile, &c.connection, value)
 		}
 	case 14:
 		if equalFold(name, "content-length") {
@@ -298,12 +301,12 @@ func (c *check) field(name, value []byte) *Fault {
 // checkHost is RFC 9110 section 7.2: rule H11.
 func (c *check) checkHost() *Fault {
 	if c.hosts == 0 {
-		if c.Minor == 0 {
+		if c.Minor == 0 && c.profile != Edge {
 			return nil
 		}
 		return faultHostAbsent
 	}
-	return checkHost(c.host)
+	return checkHost(c.profile, c.host)
 }
 
 // framing is RFC 9112 section 6: rules H12 to H15.
@@ -373,6 +376,11 @@ func namesFraming(list []byte) bool {
 
 // form is RFC 9112 section 3.2: which target goes with which method and listener.
 func (c *check) form(r Rules) *Fault {
+	if r.Profile == Edge {
+		if f := edgeMethod(c.method); f != nil {
+			return f
+		}
+	}
 	switch {
 	case string(c.method) == "CONNECT":
 		if !r.Connect {
@@ -386,9 +394,9 @@ func (c *check) form(r Rules) *Fault {
 		if c.target[0] == '*' && string(c.method) != "OPTIONS" {
 			return faultTarget
 		}
-		return checkTarget(c.target)
+		return checkTarget(r.Profile, c.target)
 	}
-	authority, origin, f := splitAbsolute(c.target, r.TLS)
+	authority, origin, f := splitAbsolute(r.Profile, c.target, r.TLS)
 	if f != nil {
 		return f
 	}
@@ -399,13 +407,13 @@ func (c *check) form(r Rules) *Fault {
 	if c.hosts == 1 && !sameAuthority(authority, c.host, scheme) {
 		return faultAuthority
 	}
-	return checkTarget(origin)
+	return checkTarget(r.Profile, origin)
 }
 
 // connectTarget is the authority-form: a host and a port. Host must name the same; some clients leave its port out.
 func (c *check) connectTarget() *Fault {
 	host, port, _ := splitHost(c.target)
-	if checkHost(c.target) != nil || len(port) == 0 {
+	if checkHost(Base, c.target) != nil || len(port) == 0 {
 		return faultTarget
 	}
 	if c.hosts == 0 {
@@ -419,7 +427,12 @@ func (c *check) connectTarget() *Fault {
 }
 
 // checkTarget refuses what has no normal form: bad escapes, hidden dot segments.
-func checkTarget(target []byte) *Fault {
+func checkTarget(p Profile, target []byte) *Fault {
+	if p == Edge {
+		if f := edgeTarget(target); f != nil {
+			return f
+		}
+	}
 	path := target
 	for i, b := range target {
 		if b == '?' || b == '#' {
@@ -430,7 +443,7 @@ func checkTarget(target []byte) *Fault {
 	if len(path) == 0 || isNormal(path) || string(path) == "*" {
 		return nil // an absolute-form without path means /
 	}
-	_, _, _, f := Normalize(string(target))
+	_, _, _, f := p.Normalize(string(target))
 	return f
 }
 

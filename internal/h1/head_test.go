@@ -10,7 +10,7 @@ import (
 )
 
 // statuses reads a connection's bytes as the gate does, in pieces of the given size.
-func statuses(b []byte, piece int) (got []int, reason string) {
+func statuses(rules Rules, b []byte, piece int) (got []int, reason string) {
 	for {
 		var s Scanner
 		end := 0
@@ -27,7 +27,7 @@ func statuses(b []byte, piece int) (got []int, reason string) {
 				return append(got, f.Status), f.Reason
 			}
 		}
-		shape, f := CheckHead(b[:end])
+		shape, f := rules.Check(b[:end])
 		if f != nil {
 			return append(got, f.Status), f.Reason
 		}
@@ -61,7 +61,7 @@ func TestRequests(t *testing.T) {
 	for _, table := range h1test.Requests {
 		for _, c := range table {
 			for _, piece := range []int{1 << 20, 1, 3} {
-				got, reason := statuses(h1test.Wire(c.Bytes), piece)
+				got, reason := statuses(Rules{}, h1test.Wire(c.Bytes), piece)
 				if !slices.Equal(got, c.Status) || reason != c.Reason {
 					t.Errorf("%s in pieces of %d: got %v %q, want %v %q", c.Name, piece, got, reason, c.Status, c.Reason)
 				}
@@ -247,8 +247,8 @@ func FuzzHead(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte, piece uint8) {
-		whole, reason := statuses(b, 1<<20)
-		pieces, reason2 := statuses(b, int(piece)+1)
+		whole, reason := statuses(Rules{}, b, 1<<20)
+		pieces, reason2 := statuses(Rules{}, b, int(piece)+1)
 		// Of two faults in one head, the one that is seen first may depend on the pieces.
 		long := reason == TooLarge || reason2 == TooLarge
 		if !long && (!slices.Equal(whole, pieces) || reason != reason2) {

@@ -3,10 +3,13 @@ package h1
 import "net/netip"
 
 // CheckHost checks a Host field or authority: a host and at most a port (RFC 9110 section 7.2, http-strictness
-// section 6, base). No userinfo, no escape outside an IPv6 literal, nothing a URL would end the host at.
-func CheckHost(s string) *Fault { return checkHost(s) }
+// section 6). No userinfo, no escape outside an IPv6 literal, nothing a URL would end the host at.
+func (p Profile) CheckHost(s string) *Fault { return checkHost(p, s) }
 
-func checkHost[T string | []byte](s T) *Fault {
+// CheckHost is that of the base profile.
+func CheckHost(s string) *Fault { return checkHost(Base, s) }
+
+func checkHost[T string | []byte](p Profile, s T) *Fault {
 	host, port, ok := splitHost(s)
 	if !ok || !goodPort(port) {
 		return faultHost
@@ -15,10 +18,11 @@ func checkHost[T string | []byte](s T) *Fault {
 		if !goodLiteral(string(host[1 : len(host)-1])) {
 			return faultHost
 		}
-		return nil
-	}
-	if !is(host, classHost) {
+	} else if !is(host, classHost) {
 		return faultHost
+	}
+	if p == Edge {
+		return edgeHost(host, port, len(host) < len(s))
 	}
 	return nil
 }
@@ -94,7 +98,7 @@ func LookupHost(s string) (host, port string) {
 // Absolute splits an absolute-form target (RFC 9112 section 3.2.2) into its authority and the origin-form it is
 // forwarded as. Whether the authority is that of Host is for SameAuthority to say.
 func Absolute(target string, tls bool) (authority, origin string, f *Fault) {
-	authority, origin, f = splitAbsolute(target, tls)
+	authority, origin, f = splitAbsolute(Base, target, tls)
 	if f != nil {
 		return "", "", f
 	}
@@ -105,7 +109,7 @@ func Absolute(target string, tls bool) (authority, origin string, f *Fault) {
 }
 
 // splitAbsolute leaves an absent path absent: then the origin-form is empty or starts with the query.
-func splitAbsolute[T string | []byte](target T, tls bool) (authority, origin T, f *Fault) {
+func splitAbsolute[T string | []byte](p Profile, target T, tls bool) (authority, origin T, f *Fault) {
 	rest := target
 	switch {
 	case len(target) >= 7 && equalFold(target[:7], "http://"):
@@ -120,7 +124,7 @@ func splitAbsolute[T string | []byte](target T, tls bool) (authority, origin T, 
 		end++
 	}
 	authority, origin = rest[:end], rest[end:]
-	if checkHost(authority) != nil {
+	if checkHost(p, authority) != nil {
 		return authority, origin, faultAuthority
 	}
 	return authority, origin, nil

@@ -19,7 +19,7 @@ type options struct {
 
 // addOptions is http-strictness 7.3, RFC 9110 section 7.6.1: a request must not have us remove what we rely on or
 // are about to add.
-func addOptions[T string | []byte](o *options, value T) *Fault {
+func addOptions[T string | []byte](p Profile, o *options, value T) *Fault {
 	if o.lines++; o.lines > 1 {
 		o.bytes++ // the comma that joins
 	}
@@ -32,7 +32,7 @@ func addOptions[T string | []byte](o *options, value T) *Fault {
 		if len(name) == 0 {
 			continue
 		}
-		if o.count++; o.count > maxOptions || !is(name, classToken) || kept(name) {
+		if o.count++; o.count > maxOptions || !is(name, classToken) || kept(p, name) {
 			return faultConnection
 		}
 		switch {
@@ -77,7 +77,7 @@ func fold[T string | []byte](f *folded, name T) []byte {
 
 // kept reports whether Connection must not name a field. A name of the list is kept in its own spelling only:
 // removing an alias does no harm.
-func kept[T string | []byte](name T) bool {
+func kept[T string | []byte](p Profile, name T) bool {
 	var f folded
 	b := fold(&f, name)
 	if f.aliased {
@@ -89,7 +89,7 @@ func kept[T string | []byte](name T) bool {
 	case "te", "trailer", "upgrade": // reserved against aliases, but what Connection is for
 		return false
 	}
-	return hasPrefix(b, "x-forwarded-") || spoken(b, f.long) || ours(b, f.long)
+	return hasPrefix(b, "x-forwarded-") || spoken(b, f.long) || p.reserved(b, f.long)
 }
 
 // ours are the fields whose value is our word alone: identity, decisions, hops (http-strictness 7.1, base). Nobody
@@ -126,10 +126,10 @@ func hasPrefix(b []byte, prefix string) bool {
 }
 
 // stripped reports whether a field is dropped on entry: what is ours, and every alias of a reserved name.
-func stripped(name string) bool {
+func (p Profile) stripped(name string) bool {
 	var f folded
 	b := fold(&f, name)
-	return ours(b, f.long) || f.aliased && spoken(b, f.long)
+	return p.reserved(b, f.long) || f.aliased && spoken(b, f.long)
 }
 
 // hopByHop are the fields that are always removed: they speak of one connection (RFC 9110 section 7.6.1). TE is
@@ -143,15 +143,15 @@ var hopByHop = [...]string{
 // aliases, then Connection and the fields of the hop. "Te: trailers" stays. A Host field, which net/http leaves in
 // HTTP/2 headers, is removed: the authority is elsewhere. Returned are the dropped names of the first two steps,
 // for the record, in lower case and in order.
-func Strip(header map[string][]string) (names []string, f *Fault) {
+func (p Profile) Strip(header map[string][]string) (names []string, f *Fault) {
 	for name := range header {
-		if stripped(name) {
+		if p.stripped(name) {
 			names = append(names, lowerString(name))
 			delete(header, name)
 		}
 	}
 	slices.Sort(names)
-	if f := removeNamed(header); f != nil {
+	if f := p.removeNamed(header); f != nil {
 		return names, f
 	}
 	te := takesTrailers(header["Te"])
@@ -166,11 +166,14 @@ func Strip(header map[string][]string) (names []string, f *Fault) {
 	return names, nil
 }
 
+// Strip is that of the base profile.
+func Strip(header map[string][]string) (names []string, f *Fault) { return Base.Strip(header) }
+
 // removeNamed removes the fields that Connection names. TE is kept for the step after it.
-func removeNamed(header map[string][]string) *Fault {
+func (p Profile) removeNamed(header map[string][]string) *Fault {
 	var o options
 	for _, line := range header["Connection"] {
-		if f := addOptions(&o, trim(line)); f != nil {
+		if f := addOptions(p, &o, trim(line)); f != nil {
 			return f
 		}
 	}
@@ -201,15 +204,18 @@ func takesTrailers(te []string) bool {
 
 // StripTrailer drops from trailers what must be known before the body, or is not the sender's to say, in every
 // spelling (http-strictness B5, RFC 9110 section 6.5.1).
-func StripTrailer(trailer map[string][]string) {
+func (p Profile) StripTrailer(trailer map[string][]string) {
 	for name := range trailer {
 		var f folded
 		b := fold(&f, name)
-		if ours(b, f.long) || spoken(b, f.long) || !f.long && early(string(b)) || hasPrefix(b, "if-") {
+		if p.reserved(b, f.long) || spoken(b, f.long) || !f.long && early(string(b)) || hasPrefix(b, "if-") {
 			delete(trailer, name)
 		}
 	}
 }
+
+// StripTrailer is that of the base profile.
+func StripTrailer(trailer map[string][]string) { Base.StripTrailer(trailer) }
 
 // early are the fields that only count before a body.
 func early(name string) bool {

@@ -7,14 +7,19 @@ const maxList = 36 << 10
 // one of net/http (http-strictness 8.1: M3, M4, M6, M7, M8, M10, M11). After it the message may be written as
 // HTTP/1. The header is as net/http leaves it: canonical names, for HTTP/2 with "Host" where it was sent.
 // Not in it: the normal form of the path, for which see Normalize, and Connection, for which see Strip.
-func CheckMessage(method, target, authority string, header map[string][]string, h2 bool) *Fault {
+func (p Profile) CheckMessage(method, target, authority string, header map[string][]string, h2 bool) *Fault {
 	if len(method) > maxMethod || !is(method, classToken) {
 		return faultMethod
+	}
+	if p == Edge {
+		if f := edgeMethod(method); f != nil {
+			return f
+		}
 	}
 	if f := checkMessageTarget(method, target, h2); f != nil {
 		return f
 	}
-	if f := checkAuthority(authority, header["Host"], h2); f != nil {
+	if f := p.checkAuthority(authority, header["Host"], h2); f != nil {
 		return f
 	}
 	if f := checkFields(header, h2); f != nil {
@@ -27,6 +32,11 @@ func CheckMessage(method, target, authority string, header map[string][]string, 
 		return checkH2Fields(header)
 	}
 	return nil
+}
+
+// CheckMessage is that of the base profile.
+func CheckMessage(method, target, authority string, header map[string][]string, h2 bool) *Fault {
+	return Base.CheckMessage(method, target, authority, header, h2)
 }
 
 // checkMessageTarget is M3: net/http reads absolute URIs and blanks in :path without complaint.
@@ -47,16 +57,16 @@ func checkMessageTarget(method, target string, h2 bool) *Fault {
 }
 
 // checkAuthority is M4. Only HTTP/1.0 may do without an authority, and its parser has judged that.
-func checkAuthority(authority string, hosts []string, h2 bool) *Fault {
+func (p Profile) checkAuthority(authority string, hosts []string, h2 bool) *Fault {
 	switch {
 	case len(hosts) > 1:
 		return faultHostTwice
-	case authority == "" && !h2 && len(hosts) == 0:
+	case authority == "" && !h2 && len(hosts) == 0 && p != Edge:
 		return nil
 	case authority == "" && len(hosts) == 0:
 		return faultHostAbsent
 	}
-	if f := checkHost(authority); f != nil {
+	if f := checkHost(p, authority); f != nil {
 		return f
 	}
 	if len(hosts) == 1 && !foldEqual(hosts[0], authority) {

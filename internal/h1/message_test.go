@@ -242,6 +242,15 @@ func FuzzStrip(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name, value, connection string) {
 		h := header{canonical(name): {value}, "Connection": {connection}, "X-Other": {value}}
+		edge := maps.Clone(h)
+		if _, fault := Edge.Strip(edge); fault == nil {
+			for left := range edge {
+				plain := strings.NewReplacer("_", "-", ".", "-").Replace(lowerString(left))
+				if plain == "forwarded" || plain == "remote-user" || plain == "x-real-ip" || strings.HasPrefix(plain, "x-forwarded-") {
+					t.Fatalf("%q is left at the edge", left)
+				}
+			}
+		}
 		if _, fault := Strip(h); fault != nil {
 			return
 		}

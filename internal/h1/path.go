@@ -3,8 +3,14 @@ package h1
 import "strings"
 
 // Normalize cuts an origin-form target at its query and brings the path into normal form (istio-semantics 7.8.1,
-// mode BASE). The result is what policy, log and application see. A fragment is dropped; * stays.
-func Normalize(target string) (path, query string, hasQuery bool, f *Fault) {
+// mode BASE, at the edge MERGE_SLASHES). The result is what policy, log and application see. A fragment is dropped, but
+// at the edge refused; * stays.
+func (p Profile) Normalize(target string) (path, query string, hasQuery bool, f *Fault) {
+	if p == Edge {
+		if f := edgeTarget(target); f != nil {
+			return "", "", false, f
+		}
+	}
 	path = target
 	if i := strings.IndexAny(target, "?#"); i >= 0 {
 		path = target[:i]
@@ -16,14 +22,19 @@ func Normalize(target string) (path, query string, hasQuery bool, f *Fault) {
 	if !isEmptyOr(query, classTarget) {
 		return "", "", false, faultTarget
 	}
-	if target == "*" || IsNormal(path) {
+	if target == "*" || isNormal(path) && (p != Edge || !unmerged(path)) {
 		return path, query, hasQuery, nil
 	}
-	path, f = normalPath(path)
+	path, f = normalPath(p, path)
 	if f != nil {
 		return "", "", false, f
 	}
 	return path, query, hasQuery, nil
+}
+
+// Normalize is that of the base profile.
+func Normalize(target string) (path, query string, hasQuery bool, f *Fault) {
+	return Base.Normalize(target)
 }
 
 func isEmptyOr(s string, class uint8) bool { return len(s) == 0 || is(s, class) }
@@ -90,7 +101,7 @@ func unescape[T string | []byte](p T, i int) (c byte, ok bool) {
 }
 
 // normalPath is steps 1 to 7 of 7.8.1 for a path that has something to do.
-func normalPath(p string) (string, *Fault) {
+func normalPath(profile Profile, p string) (string, *Fault) {
 	if p == "" || p[0] != '/' {
 		return "", faultTarget
 	}
@@ -99,6 +110,9 @@ func normalPath(p string) (string, *Fault) {
 		return "", faultPath
 	}
 	p = removeDots(string(b))
+	if profile == Edge {
+		p = mergeSlashes(p)
+	}
 	if hidesDots(p) {
 		return "", faultPath
 	}

@@ -121,7 +121,7 @@ func FuzzNormalize(f *testing.F) {
 		if again, _, _, fault := Normalize(path); fault != nil || again != path {
 			t.Fatalf("%q became %q, then %q, %v", target, path, again, fault)
 		}
-		slow, fault := normalPath(path)
+		slow, fault := normalPath(Base, path)
 		if fault != nil || slow != path {
 			t.Fatalf("%q is normal, the long way makes it %q, %v", path, slow, fault)
 		}

@@ -47,7 +47,7 @@ func WebSocket(method string, major, minor int, header map[string][]string) (wan
 	}
 	var o options
 	for _, line := range header["Connection"] {
-		if f := addOptions(&o, trim(line)); f != nil {
+		if f := addOptions(Base, &o, trim(line)); f != nil {
 			return true, f
 		}
 	}

@@ -130,16 +130,41 @@ var targets = []Case{
 }
 
 var paths = []Case{
+	{"C1 dot", "GET /a/./b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C2 two dots", "GET /a/b/../c HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C3 up to the root", "GET /a/.. HTTP/1.1⏎[H]⏎", ok, ""},
 	{"C4 climbs, base", "GET /../etc HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C5 climbs, encoded, base", "GET /a/%2E%2E/%2e./etc HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C6 encoded dots", "GET /a/%2e%2E/b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C7 slashes", "GET /a//b///c/ HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C8 unreserved", "GET /%61dmin HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C9 escaped slash, base", "GET /a%2Fb HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C10 escaped backslash, base", "GET /a%5cb HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C11 escaped percent, base", "GET /a/%252e%252e/b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C12 escaped semicolon, base", "GET /a%3bx HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C12a escaped number sign, base", "GET /a%23x HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C12b escaped question mark, base", "GET /a%3Fx HTTP/1.1⏎[H]⏎", ok, ""},
 	{"C13 escaped control, base", "GET /a%0d%0aX-Y:1 HTTP/1.1⏎[H]⏎", ok, ""},
 	{"C14 dots with parameter", "GET /..;/admin HTTP/1.1⏎[H]⏎", bad, path},
 	{"C14 one dot", "GET /a/.;x/b HTTP/1.1⏎[H]⏎", bad, path},
 	{"C14 at the end", "GET /a/..; HTTP/1.1⏎[H]⏎", bad, path},
 	{"C14a encoded", "GET /a/%2e%2e;/b HTTP/1.1⏎[H]⏎", bad, path},
 	{"C14b three dots", "GET /a/...;v/b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C15 parameter", "GET /a;v=1/b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C16 overlong UTF-8, base", "GET /a%c0%af HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C17 UTF-8", "GET /caf%c3%a9 HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C18 bar", "GET /a|b HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C19 escaped slash, lax", "GET /a%2fb HTTP/1.1⏎Host: lax.test⏎⏎", ok, ""},
+	{"C20 braces", "GET /a{b}\" HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C21 dot at the end", "GET /a/b/. HTTP/1.1⏎[H]⏎", ok, ""},
 	{"C22 hidden dot segment", "GET /a/..%2fb HTTP/1.1⏎[H]⏎", bad, path},
-	{"C24 NUL", "GET /a%00b HTTP/1.1⏎[H]⏎", bad, path},
+	{"C23 hidden dot segment, lax", "GET /a/..%2fb HTTP/1.1⏎Host: lax.test⏎⏎", bad, path},
+	{"C24 NUL", "GET /a%00b HTTP/1.1⏎Host: lax.test⏎⏎", bad, path},
+	{"C25 two slashes", "GET // HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C25a three slashes", "GET /// HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C25b dots and slashes", "GET /a/..// HTTP/1.1⏎[H]⏎", ok, ""},
 	{"C26 query kept", "GET //?x=1 HTTP/1.1⏎[H]⏎", ok, ""},
+	{"C27 empty query", "GET /a? HTTP/1.1⏎[H]⏎", ok, ""},
 }
 
 var hosts = []Case{
@@ -150,6 +175,8 @@ var hosts = []Case{
 	{"D5 twice, equal", "[G][H]⏎", bad, header},
 	{"D5a twice in 1.0", "GET /items HTTP/1.0⏎[H][H]⏎", bad, header},
 	{"D6 semicolon, base", "GET /items HTTP/1.1⏎Host: shop.test;x⏎⏎", ok, ""},
+	{"D7 empty label, base", "GET /items HTTP/1.1⏎Host: shop..test⏎⏎", ok, ""},
+	{"D8 port 0, base", "GET /items HTTP/1.1⏎Host: shop.test:0⏎⏎", ok, ""},
 	{"D9 port", "GET /items HTTP/1.1⏎Host: shop.test:65536⏎⏎", bad, header},
 	{"D10 port", "GET /items HTTP/1.1⏎Host: shop.test:8x⏎⏎", bad, header},
 	{"D11 empty port, base", "GET /items HTTP/1.1⏎Host: shop.test:⏎⏎", ok, ""},
@@ -166,6 +193,8 @@ var hosts = []Case{
 	{"D19b slash", "GET /items HTTP/1.1⏎Host: a/b⏎⏎", bad, header},
 	{"D20 space before colon", "GET /items HTTP/1.1⏎Host : shop.test⏎⏎", bad, header},
 	{"D21 first line starts with tab", "GET /items HTTP/1.1⏎␉[H]⏎", bad, header},
+	{"D22 label of 64, base", "GET /items HTTP/1.1⏎Host: " + x("a", 64) + ".test⏎⏎", ok, ""},
+	{"D22a label of 63", "GET /items HTTP/1.1⏎Host: " + x("a", 63) + ".test⏎⏎", ok, ""},
 }
 
 var fieldLines = []Case{
@@ -191,6 +220,10 @@ var fieldLines = []Case{
 	{"E16a over 32 KiB and no end", "[G]X-A: " + x("b", 33000), large, tooLarge},
 	{"E17 alias", "[G]Content.Length: 5⏎⏎", ok, ""},
 	{"E18 alias", "[G]Transfer_Encoding: chunked⏎⏎", ok, ""},
+	{"E19 alias", "[G]X.Forwarded.For: 9.9.9.9⏎⏎", ok, ""},
+	{"E20 alias", "[G]X_Countersign_Subject: admin⏎⏎", ok, ""},
+	{"E21 identity", "[G]X-Countersign-Subject: admin⏎X-Forwarded-Client-Cert: By=x⏎Txn-Token: abc⏎⏎", ok, ""},
+	{"E21a foreign identity", "[G]Remote-User: admin⏎X-Auth-Request-Email: a@b⏎X-Real-IP: 9.9.9.9⏎X-Original-URL: /admin⏎X-HTTP-Method-Override: DELETE⏎⏎", ok, ""},
 	{"E22 rest is a new request", "[G]⏎⏎X-Two: b⏎⏎", okBad, requestLine},
 }
 
@@ -224,6 +257,7 @@ var codings = []Case{
 	{"G4 list", "[P]Transfer-Encoding: chunked, identity⏎⏎0⏎⏎", []int{501}, framing},
 	{"G5 list", "[P]Transfer-Encoding: identity, chunked⏎⏎0⏎⏎", []int{501}, framing},
 	{"G6 gzip", "[P]Transfer-Encoding: gzip⏎⏎0⏎⏎", []int{501}, framing},
+	{"G7 list", "[P]Transfer-Encoding: deflate, chunked⏎⏎0⏎⏎", []int{501}, framing},
 	{"G8 two lines", "[P][C][C]⏎0⏎⏎", bad, framing},
 	{"G9 empty element", "[P]Transfer-Encoding: chunked,⏎⏎0⏎⏎", bad, framing},
 	{"G10 parameter", "[P]Transfer-Encoding: chunked;q=0⏎⏎0⏎⏎", bad, framing},
@@ -277,6 +311,7 @@ var connections = []Case{
 	{"I3 host", "[G]Connection: Host⏎⏎", bad, header},
 	{"I4 x-forwarded-proto", "[G]Connection: x-forwarded-proto⏎⏎", bad, header},
 	{"I4a x-countersign-x", "[G]Connection: X-Countersign-X⏎⏎", bad, header},
+	{"I4b remote-user, base", "[G]Connection: Remote-User⏎⏎", ok, ""},
 	{"I5 content-length", "[P]Connection: Content-Length⏎Content-Length: 2⏎⏎ab", bad, header},
 	{"I6 not a token", "[G]Connection: a@b⏎⏎", bad, header},
 	{"I7 empty element", "[G]Connection: keep-alive, , TE⏎⏎", ok, ""},
@@ -303,6 +338,9 @@ var upgrades = []Case{
 	{"J6a chunked content", "[G][W][C]⏎0⏎⏎", bad, upgrade},
 	{"J7 no Connection", "[G]Upgrade: websocket⏎Sec-WebSocket-Version: 13⏎Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==⏎⏎", bad, upgrade},
 	{"J8 HTTP/1.0", "GET /items HTTP/1.0⏎[H][W]⏎", bad, upgrade},
+	{"L9 two keys", "[G][W]Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==⏎⏎", bad, upgrade},
+	{"L9a key of 15 bytes", "[G]Connection: Upgrade⏎Upgrade: websocket⏎Sec-WebSocket-Version: 13⏎Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j⏎⏎", bad, upgrade},
+	{"L9b key of 17 bytes", "[G]Connection: Upgrade⏎Upgrade: websocket⏎Sec-WebSocket-Version: 13⏎Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSE=⏎⏎", bad, upgrade},
 	{"J9 complete", "[G][W]⏎", ok, ""},
 }
 

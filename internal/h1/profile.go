@@ -1,0 +1,245 @@
+package h1
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// Profile is how strict a listener is. An accepted message means the same under every profile: Edge only refuses
+// more, and believes less of what the header says.
+type Profile uint8
+
+const (
+	Base Profile = iota // between workloads: the peer is known, the habits of applications are respected
+	Edge                // where strangers call
+)
+
+// Allow is the Allow field of an answer to OPTIONS * and of a 405.
+const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+// edgeMethod is rule H5e: methods have case (RFC 9110 section 9.1), so get must not pass a policy that denies GET.
+func edgeMethod[T string | []byte](method T) *Fault {
+	for i := range len(method) {
+		if c := method[i]; (c < 'A' || c > 'Z') && (i == 0 || !digit(c) && c != '-') {
+			return faultMethodCase
+		}
+	}
+	if string(method) == "TRACE" {
+		return faultTrace // it would echo credentials
+	}
+	return nil
+}
+
+// Limits of host names (RFC 1035 section 2.3.4).
+const (
+	maxLabel = 63
+	maxName  = 253
+)
+
+// edgeHost is http-strictness section 6: a host name, an IPv4 address or an IPv6 literal without zone, because nothing
+// else can match the hostname of a listener; and a colon has its port. The base rules have been met.
+func edgeHost[T string | []byte](host, port T, colon bool) *Fault {
+	if n, _ := parseLength(port); colon && n == 0 {
+		return faultHost
+	}
+	if host[0] == '[' {
+		for i := range len(host) {
+			if host[i] == '%' {
+				return faultHost
+			}
+		}
+		return nil
+	}
+	if n := len(host); host[n-1] == '.' {
+		host = host[:n-1]
+	}
+	if len(host) > maxName {
+		return faultHost
+	}
+	label := 0
+	for i := range len(host) {
+		switch c := lower(host[i]); {
+		case c == '.' && label > 0:
+			label = 0
+		case (c >= 'a' && c <= 'z' || digit(c) || c == '-' || c == '_') && label < maxLabel:
+			label++
+		default:
+			return faultHost
+		}
+	}
+	if label == 0 {
+		return faultHost
+	}
+	return nil
+}
+
+// edgeTarget is http-strictness 5.3, rules 1 to 5: no fragment; and a path without backslash, bad escape or escaped
+// control, in UTF-8, that does not climb above the root.
+func edgeTarget[T string | []byte](target T) *Fault {
+	end := len(target)
+	for i := range len(target) {
+		switch target[i] {
+		case '#':
+			return faultPath
+		case '?':
+			end = min(end, i)
+		}
+	}
+	path := target[:end]
+	if len(path) == 0 || path[0] != '/' {
+		return nil // for the forms to judge
+	}
+	var text utf8Check
+	depth, dots := 0, 0 // dots: bytes of the segment as long as it is dots alone, else -1
+	for i := 1; i < len(path); i++ {
+		c, slash := path[i], false
+		switch c {
+		case '/':
+			slash = true
+		case '\\':
+			return faultPath
+		case '%':
+			var ok bool
+			if c, ok = unescape(path, i); !ok || c < 0x20 || c == 0x7F {
+				return faultPath
+			}
+			i += 2
+		}
+		if !text.next(c) {
+			return faultPath
+		}
+		switch {
+		case slash:
+			if depth = descend(depth, dots); depth < 0 {
+				return faultPath
+			}
+			dots = 0
+		case c == '.' && dots >= 0:
+			dots++
+		default:
+			dots = -1
+		}
+	}
+	if descend(depth, dots) < 0 || text.n > 0 {
+		return faultPath
+	}
+	return nil
+}
+
+// descend counts a segment: an empty one is one too (RFC 3986 section 5.2.4). An escaped slash ends none, so what is
+// counted is the least deep of all readings; dots beside an escaped slash are refused anyway.
+func descend(depth, dots int) int {
+	switch dots {
+	case 1:
+		return depth
+	case 2:
+		return depth - 1
+	}
+	return depth + 1
+}
+
+// utf8Check is told the bytes of a text one by one. A character is under way while n is not 0.
+type utf8Check struct {
+	buf [utf8.UTFMax]byte
+	n   int
+}
+
+func (u *utf8Check) next(c byte) bool {
+	if u.n == 0 && c < utf8.RuneSelf {
+		return true
+	}
+	u.buf[u.n] = c
+	u.n++
+	if !utf8.FullRune(u.buf[:u.n]) {
+		return true
+	}
+	_, size := utf8.DecodeRune(u.buf[:u.n])
+	whole := size == u.n && size > 1
+	u.n = 0
+	return whole
+}
+
+// CheckStrict is http-strictness 5.3, rule 6, for a path in normal form: on a host with a rule for paths, no reserved
+// byte may be escaped, because an application that decodes it would see another path than the rule did.
+func CheckStrict(path string) *Fault {
+	for i := strings.IndexByte(path, '%'); i >= 0 && i < len(path); i++ {
+		if path[i] != '%' {
+			continue
+		}
+		switch c, _ := unescape(path, i); c {
+		case '/', '\\', '%', ';', '#', '?':
+			return faultPath
+		}
+	}
+	return nil
+}
+
+// mergeSlashes is 7.8.1 step 6, for a path without dot segments: a path of slashes alone becomes //, never /, or a rule
+// for / would match more than it does in Istio.
+func mergeSlashes(path string) string {
+	if !unmerged(path) {
+		return path
+	}
+	b := make([]byte, 0, len(path))
+	for i := range len(path) {
+		if path[i] != '/' || i == 0 || path[i-1] != '/' {
+			b = append(b, path[i])
+		}
+	}
+	if len(b) == 1 {
+		return "//"
+	}
+	return string(b)
+}
+
+func unmerged(path string) bool { return len(path) > 2 && strings.Contains(path, "//") }
+
+// outside are the fields that a stranger sends to be taken for somebody else: what proxies tell applications about the
+// caller, the address and the request (http-strictness 7.1, the rows of the edge).
+func outside(b []byte, long bool) bool {
+	if !long {
+		switch string(b) {
+		case "remote-user", "x-client-dn",
+			"forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-cluster-client-ip", "x-rewrite-url", "x-host",
+			"x-http-method-override", "x-http-method", "x-method-override":
+			return true
+		}
+	}
+	switch {
+	case len(b) < 2:
+		return false
+	case string(b[:2]) != "x-":
+		return hasPrefix(b, "cf-access-") || hasPrefix(b, "tailscale-")
+	}
+	for _, prefix := range outsidePrefixes {
+		if hasPrefix(b, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+var outsidePrefixes = [...]string{
+	"x-remote-user", "x-auth-request-", "x-authenticated-", "x-webauth-", "x-consumer-", "x-credential-",
+	"x-goog-authenticated-", "x-goog-iap-", "x-amzn-oidc-", "x-ms-client-principal", "x-tls-", "x-b3-",
+	"x-forwarded-", "x-original-",
+}
+
+// reserved reports whether a field is not the sender's to say.
+func (p Profile) reserved(b []byte, long bool) bool {
+	return ours(b, long) || p == Edge && outside(b, long)
+}
+
+// StripEdgeResponse cleans what leaves at the edge (http-strictness section 11). The decision id of a mesh hop stays:
+// the caller of a refused request needs it.
+func StripEdgeResponse(header map[string][]string, fromMesh bool) {
+	StripHop(header)
+	for name := range header {
+		switch {
+		case name == "X-Decision-Id" && fromMesh:
+		case name == "X-Decision-Id", name == "Alt-Svc", name == "Early-Data", strings.HasPrefix(name, "Proxy-"),
+			strings.HasPrefix(name, "X-Countersign-"), strings.HasPrefix(name, "X-Envoy-"):
+			delete(header, name)
+		}
+	}
+}
