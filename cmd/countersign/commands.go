@@ -8,7 +8,7 @@ func commands() []*command {
 		applyCommand(), getCommand(), deleteCommand(),
 		tokenIssueCommand(), tokenExchangeCommand(), tokenVerifyCommand(), tokenRevokeCommand(), tokenRotateCommand(),
 		clientCreateCommand(), clientListCommand(), clientShowCommand(), clientRotateCommand(), clientDeleteCommand(),
-		jwtVerifyCommand(), jwtInspectCommand(),
+		jwtVerifyCommand(), jwtInspectCommand(), keyScanCommand(),
 		caRootCommand(), caStatusCommand(),
 		versionCommand(), shopCommand(),
 	}

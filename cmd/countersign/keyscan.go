@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"countersign.dev/internal/admin"
+	"countersign.dev/internal/apikey"
+)
+
+func keyScanCommand() *command {
+	var history bool
+	return &command{
+		name:    "key scan",
+		summary: "Find API keys in files and in git history.",
+		examples: []string{
+			"countersign key scan .",
+			"countersign key scan --history .",
+			"countersign key scan --json config.yaml | jq -r .id",
+		},
+		usage: "DIR|FILE [flags]",
+		about: `A line for each key, never the key itself. The checksum in a key makes a hit
+certain; links are not followed. Exit 1 if a key is found.`,
+		flags: func(f *flags) {
+			f.yes(&history, "history", "also every commit of the git repository there")
+		},
+		see: "countersign jwt inspect",
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) != 1 {
+				return &admin.Problem{Code: "missing_argument", Exit: exitUsage, Message: "key scan needs one DIR or FILE", Hints: []string{"countersign key scan ."}}
+			}
+			return e.keyScan(ctx, args[0], history)
+		},
+	}
+}
+
+// leaked is one line of key scan --json (cli.md 11.3).
+type leaked struct {
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+	Commit string `json:"commit,omitempty"`
+	ID     string `json:"id"`
+	Env    string `json:"env"`
+}
+
+func (e *env) keyScan(ctx context.Context, name string, history bool) error {
+	ids := map[string]bool{}
+	var printing error
+	err := apikey.Scan(ctx, name, history, func(h apikey.Hit) {
+		ids[h.ID] = true
+		if printing == nil {
+			printing = e.printLeaked(h)
+		}
+	}, func(file string, err error) {
+		e.say("warning: %s was not read: %s", escape(file), stranger(err.Error()))
+	})
+	switch {
+	case err != nil:
+		return &admin.Problem{Code: "unreadable", Message: err.Error(), Hints: []string{"countersign key scan ."}}
+	case printing != nil:
+		return printing
+	case len(ids) == 0:
+		if !e.json {
+			e.say("no API key found")
+		}
+		return nil
+	}
+	return &admin.Problem{
+		Code: "key_leaked", Message: fmt.Sprintf("scanning %s: %s found", escape(name), counted(len(ids), "key")),
+		Hints: []string{"end each key where it was made, then take it out"},
+	}
+}
+
+func (e *env) printLeaked(h apikey.Hit) error {
+	if e.json {
+		return e.printJSON(leaked{File: h.File, Line: h.Line, Column: h.Column, Commit: h.Commit, ID: h.ID, Env: string(h.Env)})
+	}
+	var where strings.Builder
+	if h.Commit != "" {
+		where.WriteString(h.Commit[:min(len(h.Commit), 12)] + ":")
+	}
+	where.WriteString(escape(h.File))
+	if h.Line > 0 {
+		fmt.Fprintf(&where, ":%d:%d", h.Line, h.Column)
+	}
+	_, err := fmt.Fprintf(e.out, "%s: csk_%s_%s… is an API key\n", where.String(), h.Env, h.ID)
+	return err
+}
