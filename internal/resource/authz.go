@@ -13,6 +13,7 @@ import (
 	//lint:ignore SA1019 what jsonpb decodes into
 	"github.com/golang/protobuf/proto"
 	security "istio.io/api/security/v1beta1"
+	typev1beta1 "istio.io/api/type/v1beta1"
 
 	"countersign.dev/internal/policy"
 )
@@ -28,8 +29,7 @@ var authorizationPolicyShape = sync.OnceValue(func() *shape {
 	selectorShape(s)
 	action := s.at("action")
 	action.values, action.laterValues = []string{"ALLOW", "DENY"}, []string{"AUDIT", "CUSTOM"}
-	s.at("targetRef").later = true
-	s.at("targetRefs").later, s.at("targetRefs").most = true, 16
+	targetShape(s)
 	s.at("provider").later = true
 
 	rule := s.at("rules[]")
@@ -75,6 +75,7 @@ func checkAuthorizationPolicy(o *object) {
 	at := root.field("spec")
 	spec := fieldsOf(o.value["spec"])
 	o.checkTargets(spec, at)
+	o.checkRefs(spec, at)
 	o.checkSelector(spec, at)
 
 	action := textOf(spec["action"])
@@ -109,6 +110,39 @@ func (o *object) checkTargets(spec map[string]any, at *path) {
 		o.judge(at.field(first))
 		o.judge(at.field(name))
 		o.fault("E201", at.field(name), atKey, "together with "+first, "keep one of selector, targetRef, targetRefs")
+	}
+}
+
+// targetShape takes Gateways of the object's namespace as targets; checkRefs holds the rest.
+func targetShape(s *shape) {
+	s.at("targetRef").later = true
+	t := s.at("targetRefs")
+	t.most = 16
+	t.elem.at("namespace").later = true
+}
+
+// gatewaysOf are the names of the Gateways that an object is for.
+func gatewaysOf(refs []*typev1beta1.PolicyTargetReference) []string {
+	var out []string
+	for _, r := range refs {
+		out = append(out, r.GetName())
+	}
+	return out
+}
+
+// checkRefs takes no target but Gateways: other things are workloads here, which selector finds.
+func (o *object) checkRefs(spec map[string]any, at *path) {
+	at = at.field("targetRefs")
+	for i, ref := range itemsOf(spec["targetRefs"]) {
+		fields := fieldsOf(ref)
+		switch {
+		case o.judged[at.String()]:
+		case textOf(fields["group"]) != gatewayGroup || textOf(fields["kind"]) != "Gateway":
+			o.fault("E301", at, atKey, "only Gateways are targets here", "{group: "+gatewayGroup+", kind: Gateway, name: edge}, or selector for workloads")
+			return
+		case textOf(fields["name"]) == "":
+			o.fault("E103", at.item(i), atValue, "name is missing", "name the Gateway")
+		}
 	}
 }
 
@@ -233,7 +267,7 @@ func Policy(o Object) (policy.Policy, error) {
 	}
 	out := policy.Policy{
 		Namespace: o.Namespace, Name: o.Name,
-		Selector:  m.GetSelector().GetMatchLabels(),
+		Selector: m.GetSelector().GetMatchLabels(), Gateways: gatewaysOf(m.GetTargetRefs()),
 		WrittenBy: o.Annotations[writtenBy], Pos: o.Places.Object(),
 	}
 	switch m.GetAction() {

@@ -133,6 +133,7 @@ type object struct {
 	judged   map[string]bool // paths of fields not built that a better fault was found for
 	kind     string
 	resource string
+	gateway  *gatewayKind // nil: another kind
 	out      Object
 }
 
@@ -206,11 +207,15 @@ func (b *batch) object(o *object) {
 		return
 	}
 	o.envelope()
-	if !o.hasSpec() {
+	if !o.bare() && !o.hasSpec() {
 		return
 	}
 	k.check(o) // first: it knows more of some fields than that they are not built
-	o.match(k.spec(), o.value["spec"], root.field("spec"))
+	body, at := o.body()
+	o.match(k.spec(), body, at)
+	if o.errors == 0 && o.gateway != nil {
+		o.gateway.settle(o)
+	}
 	if o.errors > 0 {
 		return
 	}
@@ -248,6 +253,9 @@ func (o *object) envelope() {
 		switch key {
 		case "apiVersion", "kind", "metadata", "spec", "status":
 		default:
+			if o.bare() { // its fields stand here
+				continue
+			}
 			hint := "only apiVersion, kind, metadata, spec stand at the top"
 			if k, ok := builtKind(o.kind); ok && k.spec().fields[key] != nil {
 				hint = "it belongs under spec"
@@ -362,7 +370,7 @@ func (o *object) finish(k kind) error {
 func (o *object) findPlaces() Places {
 	line, col := o.place(root, atKey)
 	out := Places{File: o.name, Line: line, Col: col}
-	name := map[string]string{"AuthorizationPolicy": "rules", "RequestAuthentication": "jwtRules"}[o.kind]
+	name := map[string]string{"AuthorizationPolicy": "rules", "RequestAuthentication": "jwtRules", "HTTPRoute": "rules"}[o.kind]
 	rules := root.field("spec").field(name)
 	for i := range itemsOf(fieldsOf(o.value["spec"])[name]) {
 		line, col := o.place(rules.item(i), atValue)
@@ -374,7 +382,10 @@ func (o *object) findPlaces() Places {
 // canonical is the object as stored: fields in the order of their kind, keys sorted,
 // server-side fields and status gone, defaults not filled in.
 func (o *object) canonical(spec *shape) ([]byte, error) {
-	meta := ordered{{"name", o.out.Name}, {"namespace", o.out.Namespace}}
+	meta := ordered{{"name", o.out.Name}}
+	if o.out.Namespace != "" {
+		meta = append(meta, pair{"namespace", o.out.Namespace})
+	}
 	given := fieldsOf(o.value["metadata"])
 	for _, key := range []string{"labels", "annotations"} {
 		if m := fieldsOf(given[key]); len(m) > 0 {
@@ -382,9 +393,13 @@ func (o *object) canonical(spec *shape) ([]byte, error) {
 		}
 	}
 	var b bytes.Buffer
-	err := writeJSON(&b, ordered{
-		{"apiVersion", o.out.APIVersion}, {"kind", o.kind},
-		{"metadata", meta}, {"spec", arrange(spec, o.value["spec"])},
-	}, false)
+	out := ordered{{"apiVersion", o.out.APIVersion}, {"kind", o.kind}, {"metadata", meta}}
+	body, _ := o.body()
+	if fields, ok := arrange(spec, body).(ordered); ok && o.bare() {
+		out = append(out, fields...)
+	} else {
+		out = append(out, pair{"spec", arrange(spec, body)})
+	}
+	err := writeJSON(&b, out, false)
 	return b.Bytes(), err
 }

@@ -179,7 +179,7 @@ func TestFaults(t *testing.T) {
 		{"removed", document("authentication.istio.io/v1alpha1", "Policy"), "2:7 E105", "PeerAuthentication"},
 		{"later", document("networking.istio.io/v1", "VirtualService"), "2:7 E302", ""},
 		{"later", document("networking.istio.io/v1", "Gateway"), "2:7 E302", "gateway.networking.k8s.io"},
-		{"later", document("gateway.networking.k8s.io/v1", "HTTPRoute"), "2:7 E302", ""},
+		{"later", document("gateway.networking.k8s.io/v1", "GRPCRoute"), "2:7 E302", ""},
 		{"later", document("countersign.dev/v1", "TrustDomain"), "2:7 E302", ""},
 		{"action", authz + "spec: {action: AUDIT}", "4:16 E301", ""},
 		{"action", authz + "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}", "4:16 E301, 4:24 E301", ""},

@@ -47,7 +47,7 @@ func FuzzDecode(f *testing.F) {
 			if strings.HasPrefix(o.APIVersion, istioGroup) {
 				inspect(t, spec, "spec")
 			}
-			if k, _ := builtKind(o.Kind); k.read(o) != nil {
+			if k, ok := builtKind(o.Kind); ok && k.read(o) != nil { // FuzzGateway has the others
 				t.Fatalf("%s is accepted and cannot be read: %v", o.JSON, k.read(o))
 			}
 			text, err := YAML(o, time.Unix(1, 0), "1")

@@ -13,11 +13,11 @@ import (
 var later = map[string][]string{
 	"networking.istio.io": {"ServiceEntry", "WorkloadEntry", "WorkloadGroup", "DestinationRule", "VirtualService",
 		"Gateway", "Sidecar", "EnvoyFilter", "ProxyConfig"},
-	"extensions.istio.io": {"WasmPlugin", "TrafficExtension"},
-	"telemetry.istio.io":  {"Telemetry"},
-	"gateway.networking.k8s.io": {"GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute",
-		"ReferenceGrant", "BackendTLSPolicy", "ListenerSet"},
-	ownGroup: {"TrustDomain", "RateLimit", "APIKey", "Login", "PolicyTest"},
+	"extensions.istio.io":         {"WasmPlugin", "TrafficExtension"},
+	"telemetry.istio.io":          {"Telemetry"},
+	"gateway.networking.k8s.io":   {"GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"},
+	"gateway.networking.x-k8s.io": {"XBackend", "XBackendTrafficPolicy", "XMesh"},
+	ownGroup:                      {"TrustDomain", "RateLimit", "APIKey", "Login", "PolicyTest"},
 }
 
 // removed names the kinds that Istio took out, and what took their place.
@@ -55,8 +55,12 @@ func (o *object) whichKind() (kind, bool) {
 		o.fault("E103", root.field("apiVersion"), atValue, "apiVersion is no text", "")
 		return kind{}, false
 	}
-	group, v, _ := strings.Cut(o.out.APIVersion, "/")
+	group, v := groupOf(o.out.APIVersion)
 	k, ok := builtKind(o.kind)
+	if g, is := gatewayKindOf(group, o.kind); is && (servedKind(g.Name) || o.batch.options.Gateway) {
+		k, ok = g.kind, true
+		o.asGateway(g)
+	}
 	switch {
 	case !ok:
 		o.notBuilt(group)
@@ -75,7 +79,7 @@ func (o *object) notBuilt(group string) {
 	if slices.Contains(later[group], o.kind) {
 		hint := "refused, not weakened: leave the object out or wait for a later release"
 		if group == "networking.istio.io" && o.kind == "Gateway" {
-			hint = "the Gateway of gateway.networking.k8s.io takes its place in a later release"
+			hint = "the Gateway of gateway.networking.k8s.io takes its place"
 		}
 		o.faultOf("E302", "", at, atValue, fmt.Sprintf("kind %s is not supported yet", quote(o.kind)), hint)
 		return
@@ -106,7 +110,7 @@ func (o *object) notBuilt(group string) {
 // ours reports whether a group holds kinds that decide: they are never skipped.
 func ours(group string) bool {
 	return group == "istio.io" || strings.HasSuffix(group, ".istio.io") ||
-		group == "gateway.networking.k8s.io" || group == ownGroup || strings.HasSuffix(group, ".countersign.dev")
+		group == gatewayGroup || group == "gateway.networking.x-k8s.io" || group == ownGroup || strings.HasSuffix(group, ".countersign.dev")
 }
 
 // knownKinds are the words an unknown kind may have meant. Gateway API and traffic kinds

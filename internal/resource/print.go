@@ -3,6 +3,7 @@ package resource
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -14,12 +15,30 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
-// JSONWith is an object as get -o json shows it: as stored, with the time it was made and
-// its version (cli.md 10.6). Either is left out when zero.
+// Served is what a server adds to an object as it is stored (cli.md 10.6). What is zero is left out.
+type Served struct {
+	Created    time.Time
+	Version    string // resourceVersion
+	Generation int64
+	Status     []byte // JSON
+}
+
+// JSONWith is Served.JSON of an object that has no status.
 func JSONWith(o Object, created time.Time, resourceVersion string) ([]byte, error) {
-	v, err := shown(o, created, resourceVersion)
+	return Served{Created: created, Version: resourceVersion}.JSON(o)
+}
+
+// YAML is Served.YAML of an object that has no status.
+func YAML(o Object, created time.Time, resourceVersion string) ([]byte, error) {
+	return Served{Created: created, Version: resourceVersion}.YAML(o)
+}
+
+// JSON is an object as get -o json shows it.
+func (s Served) JSON(o Object) ([]byte, error) {
+	v, err := s.shown(o)
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +50,8 @@ func JSONWith(o Object, created time.Time, resourceVersion string) ([]byte, erro
 }
 
 // YAML is an object as get -o yaml shows it; apply takes it back unchanged.
-func YAML(o Object, created time.Time, resourceVersion string) ([]byte, error) {
-	v, err := shown(o, created, resourceVersion)
+func (s Served) YAML(o Object) ([]byte, error) {
+	v, err := s.shown(o)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +68,7 @@ func YAML(o Object, created time.Time, resourceVersion string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func shown(o Object, created time.Time, resourceVersion string) (any, error) {
+func (s Served) shown(o Object) (any, error) {
 	v, err := parseOrdered(o.JSON)
 	if err != nil {
 		return nil, fmt.Errorf("printing %s: %w", o.ID(), err)
@@ -60,15 +79,25 @@ func shown(o Object, created time.Time, resourceVersion string) (any, error) {
 		if p.key != "metadata" || !ok {
 			continue
 		}
-		if !created.IsZero() {
-			meta = append(meta, pair{"creationTimestamp", created.UTC().Format(time.RFC3339)})
+		if !s.Created.IsZero() {
+			meta = append(meta, pair{"creationTimestamp", s.Created.UTC().Format(time.RFC3339)})
 		}
-		if resourceVersion != "" {
-			meta = append(meta, pair{"resourceVersion", resourceVersion})
+		if s.Generation != 0 {
+			meta = append(meta, pair{"generation", json.Number(strconv.FormatInt(s.Generation, 10))})
+		}
+		if s.Version != "" {
+			meta = append(meta, pair{"resourceVersion", s.Version})
 		}
 		top[i].value = meta
 	}
-	return v, nil
+	if len(s.Status) == 0 {
+		return v, nil
+	}
+	status, err := parseOrdered(s.Status)
+	if err != nil {
+		return nil, fmt.Errorf("printing the status of %s: %w", o.ID(), err)
+	}
+	return append(top, pair{"status", status}), nil
 }
 
 // node makes a YAML node in block style, lists of a few words in a line of their own.
@@ -151,6 +180,10 @@ func Columns(kind string) []string {
 		return []string{"IDENTITY", "SELECTORS"}
 	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
 		return []string{"READY"}
+	case "Gateway":
+		return []string{"CLASS", "LISTENERS", "READY"}
+	case "HTTPRoute":
+		return []string{"HOSTS", "PARENTS", "READY"}
 	}
 	return nil
 }
@@ -161,15 +194,23 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 	switch o.Kind {
 	case "AuthorizationPolicy":
 		if p, err := Policy(o); err == nil {
-			return []string{string(p.Action), selects(o, p.Selector, rootNamespace), policy.SayIn(p, trustDomain)}
+			return []string{string(p.Action), selects(o, p.Selector, p.Gateways, rootNamespace), policy.SayIn(p, trustDomain)}
 		}
 	case "PeerAuthentication":
 		if p, err := PeerAuthentication(o, 0); err == nil {
-			return []string{modes(p), selects(o, p.Selector, rootNamespace)}
+			return []string{modes(p), selects(o, p.Selector, nil, rootNamespace)}
 		}
 	case "RequestAuthentication":
 		if r, err := RequestAuthentication(o, 0); err == nil {
-			return []string{issuers(r), selects(o, r.Selector, rootNamespace)}
+			return []string{issuers(r), selects(o, r.Selector, r.Gateways, rootNamespace)}
+		}
+	case "Gateway":
+		if g, err := Gateway(o, time.Time{}, 0); err == nil {
+			return []string{g.Class, listeners(g), ""}
+		}
+	case "HTTPRoute":
+		if r, err := HTTPRoute(o, time.Time{}, 0); err == nil {
+			return []string{cmp.Or(strings.Join(r.Hostnames, ","), "any"), parents(r), ""}
 		}
 	case "Workload":
 		if e, err := Entry(o, 0, 0); err == nil {
@@ -179,8 +220,31 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 	return make([]string, len(Columns(o.Kind)))
 }
 
-func selects(o Object, labels map[string]string, rootNamespace string) string {
+func listeners(g route.Gateway) string {
 	var out []string
+	for _, l := range g.Listeners {
+		out = append(out, fmt.Sprintf("%s %s:%d", l.Protocol, cmp.Or(l.Hostname, "any"), l.Port))
+	}
+	return strings.Join(out, ", ")
+}
+
+func parents(r route.HTTPRoute) string {
+	var out []string
+	for _, p := range r.Parents {
+		name := p.Name.String()
+		if p.Section != "" {
+			name += "#" + p.Section
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, ", ")
+}
+
+func selects(o Object, labels map[string]string, gateways []string, rootNamespace string) string {
+	var out []string
+	for _, name := range gateways {
+		out = append(out, "Gateway/"+name)
+	}
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		out = append(out, key+"="+labels[key])
 	}

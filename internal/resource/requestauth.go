@@ -19,8 +19,7 @@ var requestAuthenticationShape = sync.OnceValue(func() *shape {
 	s := fromMessage((&security.RequestAuthentication{}).ProtoReflect().Descriptor())
 	s.first("selector")
 	selectorShape(s)
-	s.at("targetRef").later = true
-	s.at("targetRefs").later, s.at("targetRefs").most = true, 16
+	targetShape(s)
 
 	rules := s.at("jwtRules")
 	rules.most, rules.empty = 4096, true
@@ -108,6 +107,7 @@ func checkRequestAuthentication(o *object) {
 	at := root.field("spec")
 	spec := fieldsOf(o.value["spec"])
 	o.checkTargets(spec, at)
+	o.checkRefs(spec, at)
 	o.checkSelector(spec, at)
 	for i, v := range itemsOf(spec["jwtRules"]) {
 		if rule, ok := v.(map[string]any); ok {
@@ -187,8 +187,8 @@ func RequestAuthentication(o Object, created int64) (policy.RequestAuthenticatio
 	}
 	out := policy.RequestAuthentication{
 		Namespace: o.Namespace, Name: o.Name,
-		Selector: m.GetSelector().GetMatchLabels(),
-		Created:  created, Pos: o.Places.Object(),
+		Selector: m.GetSelector().GetMatchLabels(), Gateways: gatewaysOf(m.GetTargetRefs()),
+		Created: created, Pos: o.Places.Object(),
 	}
 	for i, r := range m.GetJwtRules() {
 		if r.GetPresence() != security.JWTRule_OPTIONAL {

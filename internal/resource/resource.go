@@ -53,6 +53,10 @@ type Options struct {
 	IgnoreUnknownKinds bool   // a notice instead of E105; security kinds are never skipped
 	OneNode            string // the only node of the mesh, written into a Workload without nodes; empty: several or none
 
+	// Gateway turns on the companions of the Gateway API that nothing serves yet: Secret, ConfigMap,
+	// Service, EndpointSlice. It is the seam of their wiring: without it they are not known.
+	Gateway bool
+
 	// Stored finds what is applied now, so that a Workload which leaves out its nodes keeps
 	// the stored ones (identity.md 12.2). Nil: nothing is applied.
 	Stored func(kind, namespace, name string) (Object, bool)
@@ -76,10 +80,17 @@ type Object struct {
 	Labels      map[string]string
 	Annotations map[string]string
 	Places      Places
+
+	Private PrivateKey `json:",omitzero"` // of a Secret; JSON has <sealed> in its place
 }
 
-// ID is the object as people write it: AuthorizationPolicy/shop/orders.
-func (o Object) ID() string { return o.Kind + "/" + o.Namespace + "/" + o.Name }
+// ID is the object as people write it: AuthorizationPolicy/shop/orders, GatewayClass/countersign.
+func (o Object) ID() string {
+	if o.Namespace == "" {
+		return o.Kind + "/" + o.Name
+	}
+	return o.Kind + "/" + o.Namespace + "/" + o.Name
+}
 
 // Places says where somebody wrote an object and its rules; it is stored beside the object.
 type Places struct {
@@ -115,7 +126,7 @@ func Stored(canonical []byte, places Places) (Object, error) {
 	if err := json.Unmarshal(canonical, &head); err != nil {
 		return Object{}, fmt.Errorf("reading a stored object: %w", err)
 	}
-	if head.Kind == "" || head.Metadata.Name == "" || head.Metadata.Namespace == "" {
+	if head.Kind == "" || head.Metadata.Name == "" || head.Metadata.Namespace == "" && !clusterKind(head.Kind) {
 		return Object{}, fmt.Errorf("reading a stored object: kind, namespace or name is missing")
 	}
 	return Object{
@@ -198,8 +209,16 @@ func Kinds() []Kind {
 	for _, k := range built() {
 		out = append(out, k.Kind)
 	}
+	for _, k := range gatewayKinds() {
+		if servedKind(k.Name) {
+			out = append(out, k.Kind)
+		}
+	}
 	return out
 }
+
+// ClusterScoped reports whether objects of a kind have no namespace.
+func ClusterScoped(kind string) bool { return clusterKind(kind) }
 
 // LookupKind finds a kind by its name, plural or short name, in any case.
 func LookupKind(s string) (Kind, bool) {

@@ -12,7 +12,7 @@ import (
 
 // selectorTypes are the types of this release with a value each can have; identity.md 11.2.
 var selectorTypes = map[string]string{
-	"run":      "run:default/api",
+	"run": "run:default/api", "gateway": "gateway:default/edge",
 	"unix:uid": "unix:uid:1001", "unix:gid": "unix:gid:1001",
 	"unix:user": "unix:user:payments", "unix:group": "unix:group:payments",
 	"unix:supplementary_gid": "unix:supplementary_gid:1001", "unix:supplementary_group": "unix:supplementary_group:payments",
@@ -20,7 +20,7 @@ var selectorTypes = map[string]string{
 }
 
 // laterSelectors are the families of types that later releases build.
-var laterSelectors = []string{"systemd", "docker", "k8s", "gateway", "oidc"}
+var laterSelectors = []string{"systemd", "docker", "k8s", "oidc"}
 
 var hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -44,7 +44,7 @@ func checkSelectorText(s string) *complaint {
 // selectorType cuts run:ns/name into run and ns/name, unix:user:bob into unix:user and bob.
 func selectorType(s string) (typ, value string) {
 	family, rest, _ := strings.Cut(s, ":")
-	if family == "run" {
+	if family == "run" || family == "gateway" {
 		return family, rest
 	}
 	name, value, ok := strings.Cut(rest, ":")
@@ -60,7 +60,7 @@ func unknownSelector(s string) *complaint {
 		return complain("E301", family+": selectors are not supported yet", "refused, not weakened: leave the selector out or wait for a later release")
 	}
 	typ, value := selectorType(s)
-	types := []string{"run", "unix:uid", "unix:gid", "unix:user", "unix:group", "unix:supplementary_gid", "unix:supplementary_group", "unix:path", "unix:sha256"}
+	types := []string{"run", "gateway", "unix:uid", "unix:gid", "unix:user", "unix:group", "unix:supplementary_gid", "unix:supplementary_group", "unix:path", "unix:sha256"}
 	hint := "selectors start with run: or unix:, such as " + selectorTypes["unix:user"]
 	near := nearest(typ, types)
 	if _, known := selectorTypes["unix:"+family]; known {
@@ -74,7 +74,7 @@ func unknownSelector(s string) *complaint {
 
 func selectorValue(typ, value string) bool {
 	switch typ {
-	case "run":
+	case "run", "gateway":
 		ns, name, ok := strings.Cut(value, "/")
 		return ok && dnsLabel.MatchString(ns) && dnsLabel.MatchString(name)
 	case "unix:uid", "unix:gid", "unix:supplementary_gid":

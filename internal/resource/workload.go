@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/entry"
+	"countersign.dev/internal/policy"
 )
 
 // reserved is the namespace of nodes and servers (identity.md 3.3): no Workload may be there.
@@ -105,7 +106,7 @@ func (o *object) checkSet(v any, at *path) {
 			return slices.ContainsFunc(types, func(t string) bool { return strings.HasPrefix(s, t+":") })
 		})
 	}
-	if has("run") {
+	if has("run", "gateway") {
 		return // only the program that run started, and what it starts, whoever it is
 	}
 	user := has("unix:uid", "unix:user")
@@ -354,6 +355,15 @@ func WorkloadFor(namespace, name, serviceAccount, node string, uid uint32, label
 		spec = append(spec, pair{"services", []any{name}})
 	}
 	return assemble("Workload", namespace, name, labels, nil, spec)
+}
+
+// WorkloadForGateway is the Workload of a Gateway that node serves: only that node earns it, and
+// only by serving the Gateway (gateway.md 4.2).
+func WorkloadForGateway(namespace, name, node string) Object {
+	return assemble("Workload", namespace, name, map[string]string{policy.GatewayLabel: name}, nil, ordered{
+		{"selectors", []any{"gateway:" + namespace + "/" + name}},
+		{"nodes", []any{[]any{"node:name:" + node}}},
+	})
 }
 
 // assemble makes an object that we write ourselves.
