@@ -902,6 +902,7 @@ type ReportRequest struct {
 	//	*ReportRequest_State
 	//	*ReportRequest_Gone
 	//	*ReportRequest_KeyMiss
+	//	*ReportRequest_Gateways
 	What          isReportRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -989,6 +990,15 @@ func (x *ReportRequest) GetKeyMiss() *KeyMiss {
 	return nil
 }
 
+func (x *ReportRequest) GetGateways() *GatewayState {
+	if x != nil {
+		if x, ok := x.What.(*ReportRequest_Gateways); ok {
+			return x.Gateways
+		}
+	}
+	return nil
+}
+
 type isReportRequest_What interface {
 	isReportRequest_What()
 }
@@ -1013,6 +1023,10 @@ type ReportRequest_KeyMiss struct {
 	KeyMiss *KeyMiss `protobuf:"bytes,5,opt,name=key_miss,json=keyMiss,proto3,oneof"`
 }
 
+type ReportRequest_Gateways struct {
+	Gateways *GatewayState `protobuf:"bytes,6,opt,name=gateways,proto3,oneof"`
+}
+
 func (*ReportRequest_Ensure) isReportRequest_What() {}
 
 func (*ReportRequest_Up) isReportRequest_What() {}
@@ -1023,6 +1037,8 @@ func (*ReportRequest_Gone) isReportRequest_What() {}
 
 func (*ReportRequest_KeyMiss) isReportRequest_What() {}
 
+func (*ReportRequest_Gateways) isReportRequest_What() {}
+
 // Ensure asks that a Workload exists for a program that is to be run (identity.md 12.5).
 type Ensure struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1031,6 +1047,7 @@ type Ensure struct {
 	ServiceAccount string                 `protobuf:"bytes,3,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
 	Uid            uint32                 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
 	Labels         map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Gateway        bool                   `protobuf:"varint,6,opt,name=gateway,proto3" json:"gateway,omitempty"` // for a Gateway of that name, which the node serves (gateway.md 4.2)
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1098,6 +1115,13 @@ func (x *Ensure) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Ensure) GetGateway() bool {
+	if x != nil {
+		return x.Gateway
+	}
+	return false
 }
 
 // Up registers an instance; the owner proves itself by a signature (registry.md 10).
@@ -1349,6 +1373,136 @@ func (x *Gone) GetId() string {
 	return ""
 }
 
+// GatewayState is what became of every port that the Gateways of a snapshot want of a node; it
+// replaces what the node said before.
+type GatewayState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // of the snapshot
+	Ports         []*GatewayPort         `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayState) Reset() {
+	*x = GatewayState{}
+	mi := &file_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayState) ProtoMessage() {}
+
+func (x *GatewayState) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayState.ProtoReflect.Descriptor instead.
+func (*GatewayState) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GatewayState) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *GatewayState) GetPorts() []*GatewayPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type GatewayPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Bound         bool                   `protobuf:"varint,4,opt,name=bound,proto3" json:"bound,omitempty"`
+	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"` // why it cannot be bound, going on from "port 80"; empty: it is not tried yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayPort) Reset() {
+	*x = GatewayPort{}
+	mi := &file_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayPort) ProtoMessage() {}
+
+func (x *GatewayPort) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayPort.ProtoReflect.Descriptor instead.
+func (*GatewayPort) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GatewayPort) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GatewayPort) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GatewayPort) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *GatewayPort) GetBound() bool {
+	if x != nil {
+		return x.Bound
+	}
+	return false
+}
+
+func (x *GatewayPort) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type ReportReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // the store revision that holds what was reported
@@ -1359,7 +1513,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1525,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1538,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportReply) GetRevision() int64 {
@@ -1412,7 +1566,7 @@ type KeyMiss struct {
 
 func (x *KeyMiss) Reset() {
 	*x = KeyMiss{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1578,7 @@ func (x *KeyMiss) String() string {
 func (*KeyMiss) ProtoMessage() {}
 
 func (x *KeyMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1591,7 @@ func (x *KeyMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyMiss.ProtoReflect.Descriptor instead.
 func (*KeyMiss) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *KeyMiss) GetIssuer() string {
@@ -1467,7 +1621,7 @@ type RevocationsFrame struct {
 
 func (x *RevocationsFrame) Reset() {
 	*x = RevocationsFrame{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1633,7 @@ func (x *RevocationsFrame) String() string {
 func (*RevocationsFrame) ProtoMessage() {}
 
 func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1646,7 @@ func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsFrame.ProtoReflect.Descriptor instead.
 func (*RevocationsFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevocationsFrame) GetAll() bool {
@@ -1544,7 +1698,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1710,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1723,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revocation) GetSeq() int64 {
@@ -1623,7 +1777,7 @@ type RevocationsAck struct {
 
 func (x *RevocationsAck) Reset() {
 	*x = RevocationsAck{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1789,7 @@ func (x *RevocationsAck) String() string {
 func (*RevocationsAck) ProtoMessage() {}
 
 func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1802,7 @@ func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsAck.ProtoReflect.Descriptor instead.
 func (*RevocationsAck) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevocationsAck) GetEpoch() int64 {
@@ -1723,20 +1877,22 @@ const file_control_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xa8\x02\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xec\x02\n" +
 	"\rReportRequest\x128\n" +
 	"\x06ensure\x18\x01 \x01(\v2\x1e.countersign.control.v1.EnsureH\x00R\x06ensure\x12,\n" +
 	"\x02up\x18\x02 \x01(\v2\x1a.countersign.control.v1.UpH\x00R\x02up\x125\n" +
 	"\x05state\x18\x03 \x01(\v2\x1d.countersign.control.v1.StateH\x00R\x05state\x122\n" +
 	"\x04gone\x18\x04 \x01(\v2\x1c.countersign.control.v1.GoneH\x00R\x04gone\x12<\n" +
-	"\bkey_miss\x18\x05 \x01(\v2\x1f.countersign.control.v1.KeyMissH\x00R\akeyMissB\x06\n" +
-	"\x04what\"\xf4\x01\n" +
+	"\bkey_miss\x18\x05 \x01(\v2\x1f.countersign.control.v1.KeyMissH\x00R\akeyMiss\x12B\n" +
+	"\bgateways\x18\x06 \x01(\v2$.countersign.control.v1.GatewayStateH\x00R\bgatewaysB\x06\n" +
+	"\x04what\"\x8e\x02\n" +
 	"\x06Ensure\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x0fservice_account\x18\x03 \x01(\tR\x0eserviceAccount\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12B\n" +
-	"\x06labels\x18\x05 \x03(\v2*.countersign.control.v1.Ensure.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x05 \x03(\v2*.countersign.control.v1.Ensure.LabelsEntryR\x06labels\x12\x18\n" +
+	"\agateway\x18\x06 \x01(\bR\agateway\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa8\x01\n" +
@@ -1756,7 +1912,16 @@ const file_control_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x16\n" +
 	"\x04Gone\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"d\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"e\n" +
+	"\fGatewayState\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
+	"\x05ports\x18\x02 \x03(\v2#.countersign.control.v1.GatewayPortR\x05ports\"}\n" +
+	"\vGatewayPort\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x14\n" +
+	"\x05bound\x18\x04 \x01(\bR\x05bound\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"d\n" +
 	"\vReportReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"3\n" +
@@ -1799,7 +1964,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_control_proto_goTypes = []any{
 	(*RootsRequest)(nil),     // 0: countersign.control.v1.RootsRequest
 	(*RootsReply)(nil),       // 1: countersign.control.v1.RootsReply
@@ -1822,18 +1987,20 @@ var file_control_proto_goTypes = []any{
 	(*Port)(nil),             // 18: countersign.control.v1.Port
 	(*State)(nil),            // 19: countersign.control.v1.State
 	(*Gone)(nil),             // 20: countersign.control.v1.Gone
-	(*ReportReply)(nil),      // 21: countersign.control.v1.ReportReply
-	(*KeyMiss)(nil),          // 22: countersign.control.v1.KeyMiss
-	(*RevocationsFrame)(nil), // 23: countersign.control.v1.RevocationsFrame
-	(*Revocation)(nil),       // 24: countersign.control.v1.Revocation
-	(*RevocationsAck)(nil),   // 25: countersign.control.v1.RevocationsAck
-	nil,                      // 26: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
-	nil,                      // 27: countersign.control.v1.Ensure.LabelsEntry
+	(*GatewayState)(nil),     // 21: countersign.control.v1.GatewayState
+	(*GatewayPort)(nil),      // 22: countersign.control.v1.GatewayPort
+	(*ReportReply)(nil),      // 23: countersign.control.v1.ReportReply
+	(*KeyMiss)(nil),          // 24: countersign.control.v1.KeyMiss
+	(*RevocationsFrame)(nil), // 25: countersign.control.v1.RevocationsFrame
+	(*Revocation)(nil),       // 26: countersign.control.v1.Revocation
+	(*RevocationsAck)(nil),   // 27: countersign.control.v1.RevocationsAck
+	nil,                      // 28: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	nil,                      // 29: countersign.control.v1.Ensure.LabelsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: countersign.control.v1.Resource.resource:type_name -> countersign.control.v1.Content
 	4,  // 1: countersign.control.v1.DeltaRequest.node:type_name -> countersign.control.v1.Node
-	26, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	28, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
 	5,  // 3: countersign.control.v1.DeltaRequest.error_detail:type_name -> countersign.control.v1.Status
 	7,  // 4: countersign.control.v1.DeltaResponse.resources:type_name -> countersign.control.v1.Resource
 	11, // 5: countersign.control.v1.IssueRequest.wants:type_name -> countersign.control.v1.Want
@@ -1843,28 +2010,30 @@ var file_control_proto_depIdxs = []int32{
 	17, // 9: countersign.control.v1.ReportRequest.up:type_name -> countersign.control.v1.Up
 	19, // 10: countersign.control.v1.ReportRequest.state:type_name -> countersign.control.v1.State
 	20, // 11: countersign.control.v1.ReportRequest.gone:type_name -> countersign.control.v1.Gone
-	22, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
-	27, // 13: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
-	18, // 14: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
-	14, // 15: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
-	24, // 16: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
-	0,  // 17: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
-	2,  // 18: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
-	8,  // 19: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
-	10, // 20: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
-	15, // 21: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
-	25, // 22: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
-	1,  // 23: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
-	3,  // 24: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
-	9,  // 25: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
-	12, // 26: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
-	21, // 27: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
-	23, // 28: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	24, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
+	21, // 13: countersign.control.v1.ReportRequest.gateways:type_name -> countersign.control.v1.GatewayState
+	29, // 14: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
+	18, // 15: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
+	22, // 16: countersign.control.v1.GatewayState.ports:type_name -> countersign.control.v1.GatewayPort
+	14, // 17: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
+	26, // 18: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
+	0,  // 19: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
+	2,  // 20: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
+	8,  // 21: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
+	10, // 22: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
+	15, // 23: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
+	27, // 24: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
+	1,  // 25: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
+	3,  // 26: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
+	9,  // 27: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
+	12, // 28: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
+	23, // 29: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
+	25, // 30: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
+	25, // [25:31] is the sub-list for method output_type
+	19, // [19:25] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1878,6 +2047,7 @@ func file_control_proto_init() {
 		(*ReportRequest_State)(nil),
 		(*ReportRequest_Gone)(nil),
 		(*ReportRequest_KeyMiss)(nil),
+		(*ReportRequest_Gateways)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1885,7 +2055,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -88,6 +88,7 @@ type Node struct {
 	svids     *svids
 	revoked   *revocation.Log // tokens
 	tokens    *attachedTokens
+	gateways  *gateways
 	misses    misses
 	clockSaid atomic.Int64 // when it was last said that the clock is off, Unix ns
 	staleSaid atomic.Bool
@@ -132,7 +133,7 @@ func New(o Options) (*Node, error) {
 		return nil, fmt.Errorf("naming this node: %w", err)
 	}
 	n := &Node{o: o, td: td, id: id, runs: map[string]*run{}, gone: []string{""}, changed: make(chan struct{}), first: make(chan struct{}), started: time.Now()}
-	n.svids = newSVIDs(n)
+	n.svids, n.gateways = newSVIDs(n), newGateways(n)
 	n.revoked, n.misses.at = revocation.NewLog(), map[bearer.Source]time.Time{}
 	n.tokens = &attachedTokens{n: n, by: map[attachKey]*attachedToken{}}
 	n.client, err = control.NewClient(control.ClientOptions{
@@ -206,6 +207,7 @@ func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
 			Socket: l.Node.Addr().String(), Owner: uint32(os.Getuid()), InRun: n.o.Lineage.InRun, Node: true, Log: n.o.Log,
 		})
 	})
+	g.Go(func() error { return n.gateways.run(ctx) })
 	g.Go(func() error { return n.gauges(ctx) })
 	ready()
 	return g.Wait()
@@ -344,6 +346,7 @@ func (n *Node) apply(s *snapshot.Node) error {
 	n.proxy.Update(state)
 	n.svids.keepOnly(s.Entries)
 	n.endRunsWithout(h)
+	n.gateways.changed()
 	n.notify()
 	return nil
 }
@@ -352,6 +355,7 @@ func (n *Node) apply(s *snapshot.Node) error {
 func (n *Node) attached(ctx context.Context) {
 	n.svids.again()
 	n.reportAll(ctx)
+	n.gateways.again()
 	n.once.Do(func() { close(n.first) })
 }
 

@@ -490,6 +490,7 @@ func (n *Node) swapped(name string) {
 			n.proxy.Renewed(x.req.Namespace, x.req.Name, x.instance)
 		}
 	}
+	n.gateways.swapped(name)
 }
 
 // endRunsWithout ends the sessions of runs that the entries no longer give their identity: the

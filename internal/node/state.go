@@ -2,12 +2,14 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/proxy"
+	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
 )
 
@@ -67,7 +69,43 @@ func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.Sta
 			}
 		}
 	}
+	prepareEdge(h, state)
 	return h, state, nil
+}
+
+// prepareEdge compiles the routes of the Gateways, and finds the backends that none of their requests may reach.
+func prepareEdge(h *held, state *proxy.State) {
+	attached := route.Attach(h.Edge)
+	if len(attached) == 0 {
+		return
+	}
+	state.Routes, _ = route.Compile(attached) // a rule with a fault answers 500 by itself
+	state.Refused = map[*route.Backend]route.Refusal{}
+	facts := route.Facts{Backend: func(to route.Ref, port uint16) route.Backing { return backing(state, to, port) }}
+	for _, a := range attached {
+		for _, e := range a.Routes {
+			for i := range e.Route.Rules {
+				for j := range e.Route.Rules[i].Backends {
+					b := &e.Route.Rules[i].Backends[j]
+					if no := route.ResolveBackend(e.Route, b, h.Edge.Grants, facts); no != (route.Refusal{}) {
+						state.Refused[b] = no
+					}
+				}
+			}
+		}
+	}
+}
+
+// backing is what the registry knows of a backend.
+func backing(state *proxy.State, to route.Ref, port uint16) route.Backing {
+	svc := state.Services[proxy.ServiceKey(to.Name)]
+	switch {
+	case svc == nil || to.Group != "":
+		return route.NoService
+	case !slices.ContainsFunc(svc.Ports, func(p proxy.ServicePort) bool { return p.Number == port }):
+		return route.NoPort
+	}
+	return route.Usable
 }
 
 func keyOf(name string) proxy.ServiceKey {

@@ -285,6 +285,18 @@ func (s *svids) release(name string) {
 	}
 }
 
+// due has a credential renewed at once: its certificate says what no longer counts.
+func (s *svids) due(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.by[name]; v != nil {
+		same := *v
+		same.renew = time.Now()
+		s.by[name] = &same
+		s.wake()
+	}
+}
+
 func (s *svids) dropLocked(name string) {
 	delete(s.by, name)
 	delete(s.failed, name)

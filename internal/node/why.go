@@ -165,7 +165,11 @@ func (n *Node) explainPolicy(w *admin.Why, rec *audit.Record, from, to string) {
 		w.Hint = ""
 	}
 	w.Decision, w.Layer, w.Reason = decision, layer, reason
-	if rec.PeerID == "" {
+	switch {
+	case rec.PeerID != "":
+	case dest.Labels[policy.GatewayLabel] != "": // its callers are from outside the mesh
+		w.Hint = "countersign get ap -n " + dest.Namespace
+	default:
 		w.Hint = n.inMesh(to)
 	}
 }
@@ -201,6 +205,9 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if rec.Layer == audit.LayerToken {
 		return n.explainToken(rec, from, to)
+	}
+	if rec.Side == audit.SideServer && rec.Layer == audit.LayerRoute && n.destination(rec.DstID).Labels[policy.GatewayLabel] != "" {
+		return explainDoor(rec, to), "countersign get httproute -A"
 	}
 	switch rec.Layer + "/" + rec.Reason {
 	case "tls/no_client_cert":
@@ -244,6 +251,24 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 		add("%s", strings.ReplaceAll(rec.Error, "_", " "))
 	}
 	return lines, hint
+}
+
+// explainDoor says why a Gateway knew no way for a request, which no policy was asked about.
+func explainDoor(rec *audit.Record, to string) []string {
+	what := map[string]string{
+		"no_route":    "no rule of Gateway " + to + " takes it",
+		"bad_backend": "its rule has no backend that may be called",
+		"no_endpoint": "no instance of its backend is ready",
+		"loop":        "it came by here before, or would be sent back",
+	}[rec.Reason]
+	if what == "" {
+		what = strings.ReplaceAll(rec.Reason, "_", " ")
+	}
+	lines := []string{what}
+	if rec.Detail != "" {
+		lines = append(lines, rec.Detail)
+	}
+	return lines
 }
 
 // tokenReasons say in words what a token failed (tokens.md 12.1, 18.1).

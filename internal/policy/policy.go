@@ -40,6 +40,7 @@ type Policy struct {
 	Name      string            `json:"name"`
 	Action    Action            `json:"action"`
 	Selector  map[string]string `json:"selector,omitempty"` // every label must be equal; empty selects all
+	Gateways  []string          `json:"gateways,omitempty"` // targetRefs: of its namespace; empty: Selector says
 	Rules     []Rule            `json:"rules,omitempty"`
 	WrittenBy string            `json:"writtenBy,omitempty"` // annotation countersign.dev/written-by
 	Pos       Pos               `json:"pos"`
@@ -112,6 +113,7 @@ type RequestAuthentication struct {
 	Namespace string            `json:"namespace"`
 	Name      string            `json:"name"`
 	Selector  map[string]string `json:"selector,omitempty"`
+	Gateways  []string          `json:"gateways,omitempty"` // as those of Policy
 	Rules     []TokenRule       `json:"rules,omitempty"`
 	Created   int64             `json:"created"` // first-applied order, which orders its rules among others
 	Pos       Pos               `json:"pos"`

@@ -74,8 +74,19 @@ func (c *Compiled) program(d Destination, applied []*attachable, modes [3]int) *
 // the built-in allow-nothing first of all, would end every token.
 func (c *Compiled) attached(a *attachable, d Destination) bool {
 	p := a.policy
+	if len(p.Gateways) > 0 {
+		return d.isGateway(p.Namespace, p.Gateways)
+	}
 	reaches := p.Namespace == c.set.RootNamespace && (d.Namespace != reservedNamespace || a.deny)
 	return (reaches || p.Namespace == d.Namespace) && selects(p.Selector, d.Labels)
+}
+
+// GatewayLabel is the label that the Workload of a Gateway has, with the Gateway's name.
+const GatewayLabel = "gateway.networking.k8s.io/gateway-name"
+
+// isGateway reports whether a destination is one of the Gateways that targetRefs of a namespace name.
+func (d Destination) isGateway(namespace string, names []string) bool {
+	return d.Namespace == namespace && d.Labels[GatewayLabel] == d.ServiceAccount && slices.Contains(names, d.ServiceAccount)
 }
 
 // holding gives the rules of a DENY that hold at d. "Nobody without a token" from the root

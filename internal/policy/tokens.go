@@ -25,7 +25,8 @@ func (c *Compiled) Tokens(d Destination) []TokenRule {
 	var out []TokenRule
 	for i := range c.tokens {
 		a := &c.tokens[i]
-		if (a.Namespace == d.Namespace || a.Namespace == c.set.RootNamespace) && selects(a.Selector, d.Labels) {
+		named := d.isGateway(a.Namespace, a.Gateways)
+		if named || len(a.Gateways) == 0 && (a.Namespace == d.Namespace || a.Namespace == c.set.RootNamespace) && selects(a.Selector, d.Labels) {
 			out = append(out, a.Rules...)
 		}
 	}

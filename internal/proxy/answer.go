@@ -88,10 +88,11 @@ func (x *exchange) reply(no *refused, id string) {
 	if no.retry != "" {
 		h["Retry-After"] = []string{no.retry}
 	}
+	x.share(h)
 	if id != "" {
 		h["X-Decision-Id"] = []string{id}
 	}
-	if !no.keep && !x.h2 { // on HTTP/2 net/http would end the whole connection
+	if !no.keep && !x.h2 || x.link.spent(x.now) { // on HTTP/2 net/http ends the whole connection by it
 		h["Connection"] = []string{"close"}
 	}
 	x.begun.Store(true)
@@ -113,6 +114,8 @@ func (x *exchange) reply(no *refused, id string) {
 		h["Proxy-Authenticate"] = []string{`Basic realm="countersign"`}
 	case no.reason == h1.UpgradeRefused:
 		h["Sec-WebSocket-Version"] = []string{"13"}
+	case no.status == http.StatusMethodNotAllowed:
+		h["Allow"] = []string{h1.Allow}
 	}
 	x.w.WriteHeader(no.status)
 	_, _ = x.w.Write([]byte(no.text))

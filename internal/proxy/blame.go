@@ -18,6 +18,9 @@ func (x *exchange) blame(err error) *refused {
 	if c := x.cut.Load(); c != nil {
 		return x.refusedBy(c)
 	}
+	if x.overdue() {
+		return refuseOverdueRule
+	}
 	x.awaitBody()
 	if failed := x.body.failed.Load(); failed != nil {
 		if g := gateFrom(x.r.Context()); g != nil {
@@ -25,7 +28,10 @@ func (x *exchange) blame(err error) *refused {
 				return refuseFault(f)
 			}
 		}
+		f, ours := errors.AsType[*h1.Fault](*failed)
 		switch {
+		case ours:
+			return refuseFault(f)
 		case errors.Is(*failed, os.ErrDeadlineExceeded):
 			return refuseFault(h1.FaultSlow)
 		case x.h2 && x.r.Context().Err() == nil:
@@ -115,6 +121,9 @@ func (x *exchange) unreached(err error, u *upstream) (no *refused, again bool) {
 	if c := x.cut.Load(); c != nil {
 		return x.refusedBy(c), false
 	}
+	if x.overdue() {
+		return refuseOverdueRule, false
+	}
 	if x.r.Context().Err() != nil {
 		x.clientGone()
 	}
@@ -146,6 +155,8 @@ func (x *exchange) broken(err error, status int, sent int64) outcome {
 	case c != nil:
 		o.decision, o.reason = audit.Deny, c.why
 		x.redecided(c)
+	case x.overdue():
+		o.decision, o.err = audit.Failed, refuseOverdueRule.err
 	case x.body.failed.Load() != nil, isDown && down.error != nil, x.r.Context().Err() != nil:
 		o.status, o.err = 499, "client_closed"
 	default:

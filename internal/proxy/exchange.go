@@ -15,6 +15,7 @@ import (
 	"countersign.dev/internal/h1"
 	"countersign.dev/internal/jose"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
 // exchange is one request with its response, or one tunnel: what the steps of the pipeline
@@ -53,6 +54,11 @@ type exchange struct {
 	rest  *bearer.Rest
 
 	attached string // the token that attachToken put in
+
+	// At a Gateway.
+	hit     route.Hit
+	effects *route.Effects     // nil: none were chosen
+	untime  context.CancelFunc // of the rule's timeout
 
 	rec      audit.Record
 	status   int
@@ -106,6 +112,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, side string, steps
 		panic(http.ErrAbortHandler)
 	}
 	l.active.Add(1)
+	if l.edge != nil {
+		l.served.Add(1)
+	}
 	if l.timed.Swap(false) {
 		if d, ok := w.(deadlines); ok {
 			_ = d.SetWriteDeadline(time.Time{})
@@ -146,6 +155,9 @@ func (x *exchange) end() {
 		(*cancel)()
 	}
 	x.stopSending()
+	if x.untime != nil {
+		x.untime()
+	}
 	if cause == nil {
 		x.finishBody()
 	}
@@ -153,6 +165,9 @@ func (x *exchange) end() {
 		x.finish(outcome{decision: audit.Failed, err: "aborted"})
 	}
 	l := x.link
+	if l.edge != nil && x.h2 && !x.begun.Load() && x.r.Context().Err() != nil {
+		l.cancelled(x.p.now())
+	}
 	if l.active.Add(-1) == 0 && l.ended(x.now) {
 		l.close()
 	}
@@ -211,7 +226,7 @@ func (x *exchange) shape() *refused {
 		x.secret = "?" // two secrets are no secret
 	}
 	x.expect = len(r.Header["Expect"]) > 0 && r.ProtoAtLeast(1, 1)
-	names, f := h1.Strip(r.Header)
+	names, f := x.link.profile().Strip(r.Header)
 	if f != nil {
 		return refuseFault(f)
 	}
@@ -221,6 +236,7 @@ func (x *exchange) shape() *refused {
 	delete(r.Header, "Expect")
 	delete(r.Header, "Content-Length")
 	x.describeRequest()
+	x.answerOptions()
 	return nil
 }
 
@@ -228,7 +244,7 @@ func (x *exchange) shape() *refused {
 func (x *exchange) describeRequest() {
 	r, q := x.r, &x.ask
 	*q = policy.Request{Method: r.Method, Host: x.host, Path: x.path, HTTP2: x.h2, WebSocket: x.websocket, Scheme: "http"}
-	if x.link.state != nil {
+	if x.link.state != nil || x.link.front != nil {
 		q.Scheme = "https"
 	}
 	switch {
@@ -267,7 +283,7 @@ func (x *exchange) describe() {
 // shapeHTTP2 is http-strictness.md 8.1 as far as net/http leaves it to the handler.
 func (x *exchange) shapeHTTP2() *refused {
 	r := x.r
-	if f := h1.CheckMessage(r.Method, r.RequestURI, r.Host, r.Header, true); f != nil {
+	if f := x.link.profile().CheckMessage(r.Method, r.RequestURI, r.Host, r.Header, true); f != nil {
 		return refuseFault(f)
 	}
 	if r.ContentLength == 0 {
@@ -290,7 +306,7 @@ func (x *exchange) shapePath() *refused {
 		}
 		target = origin
 	}
-	path, query, hasQuery, f := h1.Normalize(target)
+	path, query, hasQuery, f := x.link.profile().Normalize(target)
 	if f != nil {
 		return refuseFault(f)
 	}
@@ -298,7 +314,7 @@ func (x *exchange) shapePath() *refused {
 	if hasQuery {
 		x.target = path + "?" + query
 	}
-	return nil
+	return x.shapeEdge()
 }
 
 func isGRPC(h http.Header) bool {

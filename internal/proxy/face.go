@@ -31,6 +31,7 @@ type faceOptions struct {
 	idle time.Duration
 	h2   bool // by ALPN
 	h2c  bool // by prior knowledge
+	edge bool // the smaller windows of http-strictness.md 8.2
 }
 
 func newFace(p *Proxy, serve http.HandlerFunc, o faceOptions) *face {
@@ -61,6 +62,10 @@ func newFace(p *Proxy, serve http.HandlerFunc, o faceOptions) *face {
 		},
 		ConnContext: f.connContext,
 		ConnState:   f.connState,
+	}
+	if o.edge {
+		h2 := f.srv.HTTP2
+		h2.MaxConcurrentStreams, h2.MaxReceiveBufferPerConnection, h2.MaxReceiveBufferPerStream = edgeStreams, 256<<10, 64<<10
 	}
 	if o.h2 {
 		f.srv.TLSConfig = &tls.Config{NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS13}
@@ -130,19 +135,20 @@ func (f *face) close() {
 // gated puts the gate before a connection that speaks HTTP/1.
 func (p *Proxy) gated(c net.Conn, l *link, o gateOptions) net.Conn {
 	_, o.TLS = c.(*tls.Conn)
+	o.Profile = l.profile()
 	o.Fault = func(g *gate, f *h1.Fault) string {
 		if g.Busy() {
 			return "" // the handler answers, and records it
 		}
-		return p.recordFault(l, f)
+		return p.recordFault(l, f, audit.ProtoHTTP1)
 	}
 	return newGate(c, o).Conn()
 }
 
 // recordFault writes down a head that was refused before anybody could see a request in it.
-func (p *Proxy) recordFault(l *link, f *h1.Fault) string {
+func (p *Proxy) recordFault(l *link, f *h1.Fault, proto string) string {
 	rec := audit.Record{
-		Kind: audit.KindRequest, Side: l.side(), Proto: audit.ProtoHTTP1, Status: f.Status,
+		Kind: audit.KindRequest, Side: l.side(), Proto: proto, Status: f.Status,
 		Decision: audit.Deny, Layer: audit.LayerHTTP, Reason: f.Reason, Rev: p.view.Load().PolicyRevision,
 	}
 	l.identify(&rec)

@@ -29,7 +29,10 @@ func (x *exchange) toProgram() {
 // reached nobody.
 func (x *exchange) forward(u *upstream) (no *refused, again bool) {
 	defer u.release()
-	x.receiveBody()
+	x.receiveBody(u)
+	if x.body.most > 0 && x.r.ContentLength > x.body.most {
+		return refuseFault(h1.FaultBodyLong), false
+	}
 	switch {
 	case x.websocket:
 		return x.upgrade(u)
@@ -92,11 +95,11 @@ func (x *exchange) outgoing() *outgoing {
 // announcedTrailers are those of the request that may go on.
 func (x *exchange) announcedTrailers() []string {
 	x.clearTrailer(x.r.Trailer)
-	return trailerNames(x.r.Trailer)
+	return trailerNames(x.link.profile(), x.r.Trailer)
 }
 
 // trailerNames are the announced trailers that may go on.
-func trailerNames(t http.Header) []string {
+func trailerNames(p h1.Profile, t http.Header) []string {
 	if len(t) == 0 {
 		return nil
 	}
@@ -104,7 +107,7 @@ func trailerNames(t http.Header) []string {
 	for name := range t {
 		announced[name] = nil
 	}
-	h1.StripTrailer(announced)
+	p.StripTrailer(announced)
 	names := make([]string, 0, len(announced))
 	for name := range announced {
 		names = append(names, name)
@@ -115,7 +118,7 @@ func trailerNames(t http.Header) []string {
 
 func (x *exchange) sentTrailer() http.Header {
 	t := x.r.Trailer
-	h1.StripTrailer(t)
+	x.link.profile().StripTrailer(t)
 	x.clearTrailer(t)
 	return t
 }
@@ -209,6 +212,9 @@ func (x *exchange) interim(status int, fields http.Header, proceed chan<- struct
 		return
 	}
 	h1.StripResponse(fields)
+	if x.link.edge != nil {
+		h1.StripEdgeResponse(fields, false)
+	}
 	h := x.w.Header()
 	for name, values := range fields {
 		h[name] = values

@@ -40,6 +40,8 @@ type gateOptions struct {
 	ProxyListener bool
 	// AllowH2C hands a connection that opens with the HTTP/2 preface on as it is.
 	AllowH2C bool
+	// Profile is how strict the listener is.
+	Profile h1.Profile
 	// TLS says that the client speaks TLS: an absolute-form target may be https.
 	TLS bool
 }
@@ -317,7 +319,7 @@ func (g *gate) find(b []byte) (end int, f *h1.Fault) {
 	if f != nil || end == 0 {
 		return 0, f
 	}
-	rules := h1.Rules{TLS: g.opts.TLS, Connect: g.opts.AllowConnect, Proxy: g.opts.ProxyListener}
+	rules := h1.Rules{TLS: g.opts.TLS, Connect: g.opts.AllowConnect, Proxy: g.opts.ProxyListener, Profile: g.opts.Profile}
 	shape, f := rules.Check(b[:end])
 	if f != nil {
 		return 0, f

@@ -51,8 +51,11 @@ func refusal(f *h1.Fault, id string, now time.Time) []byte {
 	if id != "" {
 		b = append(b, "X-Decision-Id: "+id+"\r\n"...)
 	}
-	if f.Reason == h1.UpgradeRefused {
+	switch {
+	case f.Reason == h1.UpgradeRefused:
 		b = append(b, "Sec-WebSocket-Version: 13\r\n"...)
+	case f.Status == http.StatusMethodNotAllowed: // RFC 9110 section 15.5.6
+		b = append(b, "Allow: "+h1.Allow+"\r\n"...)
 	}
 	return append(b, "\r\n"+f.Text...)
 }

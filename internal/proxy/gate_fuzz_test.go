@@ -87,15 +87,20 @@ func FuzzGate(f *testing.F) {
 	for _, table := range h1test.Requests {
 		for _, c := range table {
 			if len(c.Bytes) < 400 {
-				f.Add(h1test.Wire(c.Bytes), uint16(7))
+				f.Add(h1test.Wire(c.Bytes), uint16(7), false)
+				f.Add(h1test.Wire(c.Bytes), uint16(7), true)
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, b []byte, piece uint16) {
+	f.Fuzz(func(t *testing.T, b []byte, piece uint16, edge bool) {
+		rules := h1.Rules{TLS: true, Connect: true}
+		if edge {
+			rules.Profile = h1.Edge
+		}
 		var whole []string
 		for _, size := range []int{1 << 20, int(piece)%5000 + 1} {
 			conn := &script{rest: b, piece: size}
-			gate := &tap{gate: newGate(conn, gateOptions{TLS: true, AllowConnect: true})}
+			gate := &tap{gate: newGate(conn, gateOptions{TLS: true, AllowConnect: true, Profile: rules.Profile})}
 			br := bufio.NewReaderSize(gate, 4096)
 			requests, err := readAll(br, gate.Idle)
 			verdict := gate.Verdict()
@@ -111,7 +116,7 @@ func FuzzGate(f *testing.F) {
 			if !bytes.HasPrefix(b, gate.released) {
 				t.Fatalf("%q became %q", b, gate.released)
 			}
-			checkFraming(t, gate.released, len(requests))
+			checkFraming(t, rules, gate.released, len(requests))
 			if whole == nil {
 				whole = requests
 			} else if n := len(requests); n != len(whole) || n > 0 && !sameRequests(requests, whole) {
@@ -128,7 +133,7 @@ func sameRequests(a, b []string) bool {
 }
 
 // checkFraming walks released bytes by the grammar alone and must meet as many requests as net/http did.
-func checkFraming(t *testing.T, b []byte, requests int) {
+func checkFraming(t *testing.T, rules h1.Rules, b []byte, requests int) {
 	all := b
 	for ; requests > 0; requests-- {
 		var s h1.Scanner
@@ -136,7 +141,7 @@ func checkFraming(t *testing.T, b []byte, requests int) {
 		if f != nil || end == 0 {
 			t.Fatalf("%q: %d requests more than the grammar finds, %v", all, requests, f)
 		}
-		shape, f := h1.Rules{TLS: true, Connect: true}.Check(b[:end])
+		shape, f := rules.Check(b[:end])
 		if f != nil {
 			t.Fatalf("%q: released although %v", all, f)
 		}

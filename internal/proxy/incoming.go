@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"countersign.dev/internal/h1"
 )
 
 // incoming is the client's body. It remembers the first fault of the client, because what
@@ -16,34 +18,48 @@ type incoming struct {
 	x      *exchange
 	src    io.Reader
 	timed  deadlines // nil: its silence has no limit
+	pace   pace      // at the edge
+	most   int64     // bytes it may have; 0: no limit
 	failed atomic.Pointer[error]
 	left   atomic.Bool // nobody reads it any more
 	ended  atomic.Bool // its end was read
 }
 
-func (x *exchange) receiveBody() {
+func (x *exchange) receiveBody(u *upstream) {
 	if x.r.Body == nil || x.r.Body == http.NoBody || x.body.src != nil {
 		return
 	}
 	x.body.x, x.body.src = x, x.r.Body
-	if x.h2 {
-		return
+	if !x.h2 {
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	}
-	_ = http.NewResponseController(x.w).EnableFullDuplex()
-	if !x.grpc {
+	edge := x.link.edge
+	if !x.unpaced(u) && (!x.h2 || edge != nil) {
 		x.body.timed, _ = x.w.(deadlines)
+	}
+	if edge != nil && !x.unpaced(u) {
+		x.body.most = edge.maxBody()
 	}
 }
 
 func (b *incoming) Read(p []byte) (int, error) {
+	edge := b.x.link.edge
+	var began time.Time
 	if b.timed != nil {
-		_ = b.timed.SetReadDeadline(time.Now().Add(bodyIdle))
+		began = time.Now()
+		_ = b.timed.SetReadDeadline(began.Add(edge.patience(&b.pace)))
 	}
 	if b.left.Load() { // asked behind the deadline: who leaves the body sets one that has passed
 		return 0, os.ErrDeadlineExceeded
 	}
 	n, err := b.src.Read(p)
-	b.x.reqBytes.Add(int64(n))
+	all := b.x.reqBytes.Add(int64(n))
+	if edge != nil && b.timed != nil {
+		b.pace.moved(n, time.Since(began))
+	}
+	if b.most > 0 && all > b.most {
+		n, err = 0, h1.FaultBodyLong
+	}
 	if err != nil {
 		if b.timed != nil { // or it would end the watch for a client that goes away
 			_ = b.timed.SetReadDeadline(time.Time{})

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/hex"
@@ -23,6 +24,13 @@ type link struct {
 	conn   net.Conn // the socket: closing it ends everything above
 	number uint64
 	src    netip.AddrPort
+	edge   *edge                // nil: the listener has the base profile
+	door   *door                // of a Gateway; nil: none
+	front  *tls.ConnectionState // of a caller from outside over TLS, who proved nothing
+	served atomic.Int64
+	since  time.Time
+	age    time.Duration // the most it should have at the edge
+	resets atomic.Int64  // see cancelled
 
 	// Inbound.
 	state   *tls.ConnectionState // nil: plaintext
@@ -65,7 +73,7 @@ func linkOf(ctx context.Context) *link {
 }
 
 func (p *Proxy) newLink(r *run, conn net.Conn) *link {
-	l := &link{run: r, conn: conn, number: p.links.Add(1)}
+	l := &link{run: r, conn: conn, number: p.links.Add(1), since: p.now(), age: edgeAge - edgeAge/10 + rand.N(edgeAge/5)}
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		l.src = addr.AddrPort()
 		l.src = netip.AddrPortFrom(l.src.Addr().Unmap(), l.src.Port())
@@ -108,13 +116,15 @@ func (l *link) identify(rec *audit.Record) {
 		return
 	}
 	rec.DstID, rec.DstInstance, rec.Service, rec.Port = l.run.text, l.run.Instance, l.service, l.port
+	if cs := cmp.Or(l.state, l.front); cs != nil {
+		rec.TLSVersion, rec.TLSGroup, rec.TLSSuite = cs.Version, uint16(cs.CurveID), cs.CipherSuite
+		rec.ALPN, rec.SNI = cs.NegotiatedProtocol, cs.ServerName
+	}
 	if l.state == nil {
 		return
 	}
 	rec.PeerID, rec.PeerSerial = l.peerID, l.peer.Serial
 	copy(rec.PeerFP[:], l.peer.Fingerprint[:16])
-	rec.TLSVersion, rec.TLSGroup, rec.TLSSuite = l.state.Version, uint16(l.state.CurveID), l.state.CipherSuite
-	rec.ALPN, rec.SNI = l.state.NegotiatedProtocol, l.state.ServerName
 }
 
 // bind gives the policy of this connection under v. A view with another trust judges the
@@ -165,7 +175,7 @@ func (l *link) retiring(now time.Time) bool {
 // STRICT, a peer whose authority has gone.
 func (l *link) recheck(v *view) {
 	switch {
-	case l.tcp != nil: // outbound: nothing was proven to us
+	case l.tcp != nil, l.door != nil: // nothing was proven to us
 	case l.state == nil:
 		if l.run.policy(v).Mode(l.port) == policy.Strict {
 			l.close()
@@ -227,6 +237,9 @@ func (s *links) remove(l *link) {
 		return
 	}
 	delete(s.all, l)
+	if l.door != nil {
+		l.door.crowd.leave(l.src.Addr())
+	}
 	s.dropUnprovenLocked(l)
 	s.leaveLocked()
 }

@@ -191,7 +191,9 @@ func (x *exchange) callMesh() {
 	var no *refused
 	for i := range min(len(ready), maxTries) {
 		x.to = ready[(start+i)%len(ready)]
-		x.rec.DstID, x.rec.DstInstance, x.rec.Port = x.to.owner, x.to.instance, x.to.port
+		if x.link.door == nil { // there the decision is the Gateway's
+			x.rec.DstID, x.rec.DstInstance, x.rec.Port = x.to.owner, x.to.instance, x.to.port
+		}
 		x.rec.Retries = i
 		var again bool
 		if no, again = x.forward(x.run.pool.mesh(x.to)); no == nil || !again {

@@ -121,7 +121,7 @@ func (x *exchange) callOutside() {
 		x.refuse(no)
 		return
 	}
-	x.receiveBody()
+	x.receiveBody(nil)
 	w := newWire(s, s)
 	a, err := x.over(w, x.outgoing())
 	if err != nil {

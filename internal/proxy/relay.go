@@ -83,7 +83,7 @@ func (x *exchange) relay(a *answer, u *upstream) {
 		x.flush()
 	}
 	buf := pieces.Get().(*[copySize]byte)
-	n, fault := x.copyBody(a, buf)
+	n, fault := x.copyBody(a, u, buf)
 	pieces.Put(buf)
 
 	if fault == nil {
@@ -116,11 +116,8 @@ func (x *exchange) endGRPC(code int, text string, trailers []string) {
 
 // writeAnswerHead writes the response head without what speaks of the upstream's connection.
 func (x *exchange) writeAnswerHead(a *answer, trailers []string) {
-	if x.rec.Side == audit.SideServer {
-		h1.StripResponse(a.header) // a program does not speak for us
-	} else {
-		h1.StripHop(a.header)
-	}
+	x.stripAnswer(a.header)
+	x.changeAnswer(a.header)
 	h := x.w.Header()
 	for name, values := range a.header {
 		h[name] = values
@@ -134,12 +131,24 @@ func (x *exchange) writeAnswerHead(a *answer, trailers []string) {
 	if len(trailers) > 0 {
 		h["Trailer"] = allowedTrailers(trailers)
 	}
-	if x.link.retiring(x.now) || x.link.ended(x.now) {
+	if x.link.retiring(x.now) || x.link.ended(x.now) || x.link.spent(x.now) {
 		h["Connection"] = []string{"close"}
 	}
 	x.begun.Store(true)
 	x.status = a.status
 	x.w.WriteHeader(a.status)
+}
+
+// stripAnswer removes from an answer what is not its sender's to say: a program does not speak for us.
+func (x *exchange) stripAnswer(header http.Header) {
+	switch {
+	case x.link.edge != nil:
+		h1.StripEdgeResponse(header, x.to != nil)
+	case x.rec.Side == audit.SideServer:
+		h1.StripResponse(header)
+	default:
+		h1.StripHop(header)
+	}
 }
 
 func allowedTrailers(lines []string) []string {
@@ -151,17 +160,22 @@ func allowedTrailers(lines []string) []string {
 			}
 		}
 	}
-	return trailerNames(announced)
+	return trailerNames(h1.Base, announced)
 }
 
 // downstreamError is a write that failed: the client has gone.
 type downstreamError struct{ error }
 
-func (x *exchange) copyBody(a *answer, buf *[copySize]byte) (sent int64, err error) {
+func (x *exchange) copyBody(a *answer, u *upstream, buf *[copySize]byte) (sent int64, err error) {
 	timed, _ := x.w.(deadlines)
-	if x.h2 || x.grpc {
+	edge := x.link.edge
+	if isEventStream(a.header) {
+		edge = nil
+	}
+	if x.unpaced(u) || x.h2 && edge == nil {
 		timed = nil // HTTP/2 has its own watch over a connection that takes nothing
 	}
+	var out pace
 	for {
 		if x.cut.Load() != nil {
 			return sent, errCut
@@ -171,9 +185,11 @@ func (x *exchange) copyBody(a *answer, buf *[copySize]byte) (sent int64, err err
 		}
 		n, err := a.Read(buf[:])
 		if n > 0 {
+			var began time.Time
 			if timed != nil && sent+int64(n) > 4<<10 { // less than that no socket refuses
 				x.link.timed.Store(true)
-				_ = timed.SetWriteDeadline(time.Now().Add(bodyIdle))
+				began = time.Now()
+				_ = timed.SetWriteDeadline(began.Add(edge.patience(&out)))
 			}
 			if _, werr := x.w.Write(buf[:n]); werr != nil {
 				return sent, downstreamError{werr}
@@ -182,6 +198,9 @@ func (x *exchange) copyBody(a *answer, buf *[copySize]byte) (sent int64, err err
 			if !a.whole() {
 				x.flush()
 				x.noteLength()
+			}
+			if edge != nil && !began.IsZero() {
+				out.moved(n, time.Since(began))
 			}
 		}
 		switch {
@@ -192,6 +211,11 @@ func (x *exchange) copyBody(a *answer, buf *[copySize]byte) (sent int64, err err
 			return sent, err
 		}
 	}
+}
+
+func isEventStream(h http.Header) bool {
+	values := h["Content-Type"]
+	return len(values) == 1 && strings.HasPrefix(values[0], "text/event-stream")
 }
 
 func (x *exchange) flush() {

@@ -59,6 +59,7 @@ type Run struct {
 	Facts                     Program
 	Outbound                  net.Listener   // the proxy listener; nil: none
 	Listen                    []net.Listener // `run --listen`: for callers outside the mesh
+	Doors                     []Door         // of a Gateway, which has no program
 	Event                     func(Event)    // what its `run` may tell people; never blocks; nil: nobody
 	Explain                   bool           // events may carry reasons
 }
@@ -90,6 +91,8 @@ type run struct {
 	out     *face // proxy listener
 	tunnel  *face // inside of CONNECT tunnels
 	own     *face // `run --listen`
+	front   *face // doors
+	doors   []*door
 	loops   sync.WaitGroup
 	done    context.CancelFunc
 
@@ -108,7 +111,7 @@ func newRun(p *Proxy, cfg Run) (*run, error) {
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("identity %q is not a workload's", cfg.ID)
-	case cfg.Certificate == nil || cfg.Facts == nil:
+	case cfg.Certificate == nil || cfg.Facts == nil && len(cfg.Doors) == 0:
 		return nil, errors.New("no certificate or no facts about its program")
 	}
 	if cfg.Event == nil {
@@ -121,6 +124,9 @@ func newRun(p *Proxy, cfg Run) (*run, error) {
 	r.label = r.key.String()
 	r.pool.init(r)
 	r.open.init()
+	for _, d := range cfg.Doors {
+		r.doors = append(r.doors, newDoor(r, d))
+	}
 	return r, nil
 }
 
@@ -178,6 +184,12 @@ func (r *run) start(ctx context.Context) {
 			r.loops.Go(func() { r.acceptOwn(ctx, l) })
 		}
 	}
+	if len(r.doors) > 0 {
+		r.front = newFace(r.p, r.p.front, faceOptions{idle: edgeIdle, h2: true, h2c: true, edge: true})
+		for _, d := range r.doors {
+			r.loops.Go(func() { d.accept(ctx) })
+		}
+	}
 }
 
 // stop ends everything of the run and waits for it.
@@ -188,10 +200,13 @@ func (r *run) stop() {
 			_ = l.Close()
 		}
 	}
+	for _, d := range r.doors {
+		_ = d.Listener.Close()
+	}
 	r.live.cutAll(cutStopped)
 	r.open.close()
 	r.loops.Wait()
-	for _, f := range []*face{r.out, r.own, r.tunnel} { // the proxy listener's handlers open tunnels
+	for _, f := range []*face{r.out, r.own, r.tunnel, r.front} { // the proxy listener's handlers open tunnels
 		if f != nil {
 			f.close()
 		}

@@ -9,6 +9,7 @@ import (
 	"countersign.dev/internal/h1"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
 // State is what the data plane knows of the mesh at one revision. It never changes after
@@ -25,6 +26,9 @@ type State struct {
 	Node           string
 	Tokens         *bearer.Book         // nil: tokens mean nothing here
 	Attach         map[AttachKey]Attach // tokens that calls carry
+	Routes         *route.Table         // nil: no Gateway is served here
+	// Refused are the backends that get 500, and why; any other that is no place here gets it too.
+	Refused map[*route.Backend]route.Refusal
 }
 
 // AttachKey is a call of one workload to one service.

@@ -59,11 +59,8 @@ func goodUpgrade(h http.Header, key string) bool {
 
 // openWebSocket answers 101 and relays until both sides have ended.
 func (x *exchange) openWebSocket(a *answer) {
-	if x.rec.Side == audit.SideServer {
-		h1.StripResponse(a.header)
-	} else {
-		h1.StripHop(a.header)
-	}
+	x.stripAnswer(a.header)
+	x.changeAnswer(a.header)
 	x.answered = true
 	w, l, g := a.wire, x.link, gateFrom(x.r.Context())
 	if g == nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -160,6 +161,9 @@ func (h house) forEntry(r *ca.Request, node, name string) error {
 	}
 	r.Profile, r.ID, r.Entry, r.EntryRevision = ca.Workload, id, name, e.Revision
 	r.TTL, r.NotAfter, r.DNSNames = e.TTL, e.Expires, e.DNSNames
+	if g := v.gateway(e.Namespace, e.ServiceAccount); g != nil && earnedByGateway(e) {
+		r.DNSNames = g.CertificateNames() // written nowhere: they follow the Gateway
+	}
 	if r.TTL == 0 {
 		r.TTL = h.s.o.SVIDTTL
 	}
@@ -217,6 +221,13 @@ func (h house) ensure(ctx context.Context, node string, e *control.Ensure) (int6
 		return 0, err
 	}
 	name := e.Namespace + "/" + e.Name
+	account := cmp.Or(e.ServiceAccount, e.Name)
+	if has := s.world.load().gateway(e.Namespace, account) != nil; has != e.Gateway {
+		if e.Gateway {
+			return 0, &control.Refused{Code: "no_gateway", Text: fmt.Sprintf("no Gateway %q", name)}
+		}
+		return 0, &control.Refused{Code: "name_owned", Text: fmt.Sprintf("service account %q is that of Gateway %q", account, e.Namespace+"/"+account), Hint: "choose another name"}
+	}
 	if was, ok := known[catalog.Key("Workload", e.Namespace, e.Name)]; ok {
 		return was.Last, owned(was, node, e)
 	}
@@ -227,6 +238,9 @@ func (h house) ensure(ctx context.Context, node string, e *control.Ensure) (int6
 		}
 	}
 	object := resource.WorkloadFor(e.Namespace, e.Name, e.ServiceAccount, node, e.Uid, e.Labels)
+	if e.Gateway {
+		object = resource.WorkloadForGateway(e.Namespace, e.Name, node)
+	}
 	if _, faults := resource.Decode([]resource.File{{Name: "run", Data: object.JSON}}, resource.Options{RootNamespace: s.meta.RootNamespace}); resource.Stops(faults) {
 		return 0, &control.Refused{Code: "name_invalid", Text: fmt.Sprintf("workload %q: %s", name, faults[0].Text), Hint: faults[0].Hint}
 	}
@@ -257,6 +271,9 @@ func owned(was catalog.Record, node string, e *control.Ensure) error {
 		return slices.ContainsFunc(set, func(sel string) bool { return strings.HasPrefix(sel, "unix:uid:") && sel != uid })
 	}
 	switch {
+	case e.Gateway && !earnedByGateway(have):
+		return &control.Refused{Code: "name_owned", Text: fmt.Sprintf("workload %q is not earned by the Gateway alone", name), Hint: "countersign delete workload " + e.Name + " -n " + e.Namespace}
+	case e.Gateway: // no user owns it
 	case len(have.Sets) > 0 && !slices.ContainsFunc(have.Sets, func(set []string) bool { return !others(set) }):
 		return &control.Refused{Code: "name_owned", Text: fmt.Sprintf("workload %q belongs to another user", name)}
 	case !entry.Admits(have, []string{"node:name:" + node}):

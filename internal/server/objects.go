@@ -212,6 +212,9 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := impersonators(b, then, v); err != nil {
+		return nil, err
+	}
 	_, faults := policy.Compile(policy.Set{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
 		Policies: v.Policies, PeerAuth: v.PeerAuth, RequestAuth: v.ReqAuth,
@@ -372,6 +375,9 @@ func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.Apply
 	var changes []catalog.Change
 	said := map[admin.Ref]bool{}
 	for _, ref := range refs {
+		if resource.ClusterScoped(ref.Kind) {
+			ref.Namespace = ""
+		}
 		rec, ok := known[catalog.Key(ref.Kind, ref.Namespace, ref.Name)]
 		switch {
 		case said[ref]:
@@ -411,6 +417,9 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 	known, _, err := s.catalog.All(ctx)
 	if err != nil {
 		return admin.Objects{}, err
+	}
+	if resource.ClusterScoped(q.Kind) {
+		q.Namespace = ""
 	}
 	out := admin.Objects{Objects: []admin.Object{}}
 	for _, key := range slices.Sorted(maps.Keys(known)) {

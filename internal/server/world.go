@@ -20,6 +20,7 @@ import (
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/registry"
 	"countersign.dev/internal/resource"
+	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
 	"countersign.dev/internal/store"
 	"countersign.dev/internal/token"
@@ -323,6 +324,23 @@ func addObject(v *view, r catalog.Record) error {
 		return addTo(&w.Issuers, r, aged(r, resource.Issuer, func(i *grant.Issuer) *int64 { return &i.Since }))
 	case "DelegationPolicy":
 		return addTo(&v.delegations, r, resource.Delegation)
+	case "GatewayClass":
+		return addTo(&w.Edge.Classes, r, dated(r, resource.GatewayClass))
+	case "Gateway":
+		return addTo(&w.Edge.Gateways, r, dated(r, resource.Gateway))
+	case "HTTPRoute":
+		return addTo(&w.Edge.Routes, r, dated(r, resource.HTTPRoute))
+	case "ReferenceGrant":
+		return addTo(&w.Edge.Grants, r, dated(r, resource.ReferenceGrant))
+	case "Namespace":
+		labels, err := resource.NamespaceLabels(r.Object)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", r.ID(), err)
+		}
+		if w.Edge.Namespaces == nil {
+			w.Edge.Namespaces = map[string]map[string]string{}
+		}
+		w.Edge.Namespaces[r.Name] = labels
 	default:
 		return fmt.Errorf("%s is of a kind that this server does not know", r.ID())
 	}
@@ -336,6 +354,12 @@ func aged[T any](r catalog.Record, read func(resource.Object) (T, error), since 
 		*since(&x) = r.First
 		return x, err
 	}
+}
+
+// dated reads an object of the Gateway API, where age decides ties. Its generation is the revision
+// that last changed it: it grows, though by more than one.
+func dated[T any](r catalog.Record, read func(resource.Object, time.Time, int64) (T, error)) func(resource.Object) (T, error) {
+	return func(o resource.Object) (T, error) { return read(o, r.Created.Truncate(time.Second), r.Last) }
 }
 
 func addTo[T any](list *[]T, r catalog.Record, read func(resource.Object) (T, error)) error {
@@ -360,5 +384,10 @@ func sortWorld(w *snapshot.World) {
 	slices.SortFunc(w.Issuers, func(a, b grant.Issuer) int { return byName(a.Namespace, a.Name, b.Namespace, b.Name) })
 	slices.SortFunc(w.Keys, func(a, b snapshot.KeySet) int { return byName(a.Issuer, a.URI, b.Issuer, b.URI) })
 	slices.SortFunc(w.Attach, func(a, b snapshot.Attach) int { return byName(a.ID, a.Service, b.ID, b.Service) })
+	byMeta := func(a, b route.Meta) int { return byName(a.Namespace, a.Name.Name, b.Namespace, b.Name.Name) }
+	slices.SortFunc(w.Edge.Classes, func(a, b route.Class) int { return byMeta(a.Meta, b.Meta) })
+	slices.SortFunc(w.Edge.Gateways, func(a, b route.Gateway) int { return byMeta(a.Meta, b.Meta) })
+	slices.SortFunc(w.Edge.Routes, func(a, b route.HTTPRoute) int { return byMeta(a.Meta, b.Meta) })
+	slices.SortFunc(w.Edge.Grants, func(a, b route.Grant) int { return byMeta(a.Meta, b.Meta) })
 	slices.SortFunc(w.Instances, func(a, b snapshot.Instance) int { return byName(a.Node, a.ID, b.Node, b.ID) })
 }

@@ -21,6 +21,7 @@ import (
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
 // Mesh holds the settings that count for everybody.
@@ -82,6 +83,7 @@ type World struct {
 	Issuers   []grant.Issuer                 // sorted by name
 	Keys      []KeySet                       // sorted by issuer, URI
 	Attach    []Attach                       // sorted by ID, audience
+	Edge      route.Objects                  // each kind sorted by namespace, name
 	Bundles   map[string][]byte              // trust domain → SPIFFE bundle JSON
 	Services  []Service                      // sorted by namespace, name
 	Instances []Instance                     // sorted by node, id
@@ -133,6 +135,7 @@ type Node struct {
 	Issuers   []grant.Issuer
 	Keys      []KeySet
 	Attach    []Attach
+	Edge      route.Objects
 	Bundles   map[string][]byte
 	Services  map[string]Service // by "ns/name"
 	Instances map[string]Instance
@@ -212,6 +215,9 @@ func Of(w *World, node string) (Resources, error) {
 	if err := putTokens(w, own.Entries, put); err != nil {
 		return nil, err
 	}
+	if err := putEdge(&w.Edge, put); err != nil {
+		return nil, err
+	}
 	for td, b := range w.Bundles {
 		r["bundle/"+td] = b
 	}
@@ -259,6 +265,36 @@ func putTokens(w *World, entries []entry.Entry, put func(string, any) error) err
 				return err
 			}
 			break
+		}
+	}
+	return nil
+}
+
+// putEdge gives what serves Gateways, an object a resource: a change of one route is one.
+func putEdge(o *route.Objects, put func(string, any) error) error {
+	for _, c := range o.Classes {
+		if err := put("gatewayclass/"+c.Name.Name, c); err != nil {
+			return err
+		}
+	}
+	for _, g := range o.Gateways {
+		if err := put("gateway/"+g.String(), g); err != nil {
+			return err
+		}
+	}
+	for _, r := range o.Routes {
+		if err := put("httproute/"+r.String(), r); err != nil {
+			return err
+		}
+	}
+	for _, g := range o.Grants {
+		if err := put("referencegrant/"+g.String(), g); err != nil {
+			return err
+		}
+	}
+	for name, labels := range o.Namespaces {
+		if err := put("namespace/"+name, labels); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -322,6 +358,7 @@ func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
 		Name: name, Revision: revision, Epoch: epoch,
 		Bundles: map[string][]byte{}, Services: map[string]Service{},
 		Instances: map[string]Instance{}, Secrets: map[string][]byte{},
+		Edge: route.Objects{Namespaces: map[string]map[string]string{}},
 	}
 	for _, key := range slices.Sorted(maps.Keys(r)) {
 		if err := n.take(key, r[key]); err != nil {
@@ -384,6 +421,20 @@ func (n *Node) take(key string, b []byte) error {
 			return err
 		}
 		n.Instances[rest] = i
+	case "gatewayclass":
+		return add(&n.Edge.Classes, b)
+	case "gateway":
+		return add(&n.Edge.Gateways, b)
+	case "httproute":
+		return add(&n.Edge.Routes, b)
+	case "referencegrant":
+		return add(&n.Edge.Grants, b)
+	case "namespace":
+		var labels map[string]string
+		if err := json.Unmarshal(b, &labels); err != nil {
+			return err
+		}
+		n.Edge.Namespaces[rest] = labels
 	case "bundle":
 		n.Bundles[rest] = b
 	case "secret":

@@ -1,0 +1,318 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"countersign.dev/internal/control"
+	"countersign.dev/internal/entry"
+	"countersign.dev/internal/identity"
+	"countersign.dev/internal/proxy"
+	"countersign.dev/internal/route"
+)
+
+// gateways serves the Gateways of this node: one instance for each port, so that a change of one
+// port leaves the connections of the others alone (gateway.md 22).
+type gateways struct {
+	n    *Node
+	wake chan struct{}
+
+	mu   sync.Mutex // guards open, which the loop of run alone changes
+	open map[doorKey]served
+
+	// Of run alone.
+	held map[route.Name]bool
+	away map[doorKey]error // why a port is not open
+	said doorReport        // what the server heard last
+
+	unsaid atomic.Bool // the server must hear all of it again
+}
+
+type doorKey struct {
+	gateway route.Name
+	port    uint16
+	tls     bool
+}
+
+func compareDoors(a, b doorKey) int {
+	return cmp.Or(cmp.Compare(a.gateway.String(), b.gateway.String()), cmp.Compare(a.port, b.port))
+}
+
+// served is a port that is open.
+type served struct {
+	instance string
+	stop     func()
+}
+
+func newGateways(n *Node) *gateways {
+	return &gateways{n: n, wake: make(chan struct{}, 1), open: map[doorKey]served{}, held: map[route.Name]bool{}, away: map[doorKey]error{}}
+}
+
+// changed says that a snapshot came into force.
+func (g *gateways) changed() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// again is how long a port that could not be opened waits.
+const again = 5 * time.Second
+
+// run opens and closes what the snapshot in force says, until ctx ends.
+func (g *gateways) run(ctx context.Context) error {
+	defer g.closeAll()
+	tick := time.NewTicker(again)
+	defer tick.Stop()
+	for {
+		g.settle(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+func (g *gateways) settle(ctx context.Context) {
+	h := g.n.snap.Load()
+	wanted := wantedDoors(h.Edge)
+	for key, at := range g.open {
+		if !wanted[key] {
+			at.stop()
+			g.drop(key)
+			g.n.happened("ended", fmt.Sprintf("gateway %s port %d", key.gateway, key.port), "")
+		}
+	}
+	left := map[route.Name]bool{}
+	for key := range wanted {
+		left[key.gateway] = true
+	}
+	for name := range g.held {
+		if !left[name] {
+			g.n.svids.release(name.String())
+			delete(g.held, name)
+		}
+	}
+	for key := range g.away {
+		if !wanted[key] {
+			delete(g.away, key)
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(wanted), compareDoors) {
+		if _, open := g.open[key]; open || ctx.Err() != nil {
+			continue
+		}
+		if err := g.start(ctx, key); err != nil {
+			g.fail(key, err)
+		}
+	}
+	for _, gw := range h.Edge.Ours() {
+		g.rename(gw)
+	}
+	g.report(ctx, h, wanted)
+}
+
+// fail notes once why a port is not open.
+func (g *gateways) fail(key doorKey, err error) {
+	was := g.away[key]
+	g.away[key] = err
+	if was == nil || was.Error() != err.Error() {
+		g.n.o.Log.Warn("a port of a Gateway is not open", "gateway", key.gateway.String(), "port", key.port, "error", err)
+	}
+}
+
+// start opens one port on loopback, both families where there are both.
+func (g *gateways) start(ctx context.Context, key doorKey) error {
+	e, err := g.entry(ctx, key.gateway)
+	if err != nil {
+		return err
+	}
+	name := key.gateway.String()
+	if _, err := g.n.svids.demand(ctx, e); err != nil {
+		return err
+	}
+	id, err := identity.ForWorkload(g.n.td, e.Namespace, e.ServiceAccount)
+	if err != nil {
+		return err
+	}
+	for other := range g.open {
+		if other.port == key.port && other.gateway != key.gateway {
+			return &unbound{key.port, fmt.Sprintf("is that of Gateway %s; write another port", other.gateway), nil}
+		}
+	}
+	listeners, err := listenLoopback(key.port)
+	if err != nil {
+		return err
+	}
+	cfg := proxy.Run{
+		Namespace: key.gateway.Namespace, Name: key.gateway.Name, Instance: "gateway-" + newInstanceID(), ID: id, Labels: e.Labels,
+		Certificate: func() *proxy.SVID {
+			if s := g.n.svids.current(name); s != nil {
+				return &s.SVID
+			}
+			return nil
+		},
+	}
+	for _, l := range listeners {
+		d := proxy.Door{Listener: l, Port: key.port}
+		if key.tls {
+			d.Certificate = func(listener string) *tls.Certificate { return g.certificate(key.gateway, listener) }
+		}
+		cfg.Doors = append(cfg.Doors, d)
+	}
+	stop, err := g.n.proxy.Start(context.WithoutCancel(ctx), cfg)
+	if err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	if !g.held[key.gateway] {
+		g.n.svids.hold(name)
+		g.held[key.gateway] = true
+	}
+	g.mu.Lock()
+	g.open[key] = served{cfg.Instance, stop}
+	g.mu.Unlock()
+	delete(g.away, key)
+	scheme := "http"
+	if key.tls {
+		scheme = "https"
+	}
+	g.n.happened("started", fmt.Sprintf("gateway %s %s://localhost:%d", key.gateway, scheme, key.port), "")
+	return nil
+}
+
+// entry is the Workload that gives a Gateway its identity, made if it is missing.
+func (g *gateways) entry(ctx context.Context, name route.Name) (entry.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	rev, err := g.n.client.Report(ctx, &control.ReportRequest{What: &control.ReportRequest_Ensure{Ensure: &control.Ensure{
+		Namespace: name.Namespace, Name: name.Name, Gateway: true,
+	}}})
+	if err != nil {
+		return entry.Entry{}, err
+	}
+	e, err := g.n.waitEntry(ctx, name.Namespace, name.Name, rev)
+	if err != nil {
+		return entry.Entry{}, err
+	}
+	if len(entry.Match([]entry.Entry{e}, []string{"gateway:" + name.String()}, g.n.snap.Load().Selectors, time.Now())) == 0 {
+		return entry.Entry{}, errors.New("its Workload is not earned here")
+	}
+	return e, nil
+}
+
+// rename has the SVID of a Gateway made anew where its certificate lacks a name of now or has one of then.
+func (g *gateways) rename(gw *route.Gateway) {
+	s := g.n.svids.current(gw.Name.String())
+	if s == nil || !g.held[gw.Name] {
+		return
+	}
+	leaf, err := x509.ParseCertificate(s.Chain[0])
+	if err != nil || slices.Equal(leaf.DNSNames, gw.CertificateNames()) {
+		return
+	}
+	g.n.svids.due(gw.Name.String())
+}
+
+// certificate is what a listener shows: a certificate of our own authority.
+func (g *gateways) certificate(name route.Name, listener string) *tls.Certificate {
+	s := g.n.svids.current(name.String())
+	if s == nil {
+		return nil
+	}
+	for _, gw := range g.n.snap.Load().Edge.Ours() {
+		if gw.Name != name {
+			continue
+		}
+		for i := range gw.Listeners {
+			if l := &gw.Listeners[i]; l.Name == listener && l.Protocol == route.HTTPS && len(l.Certificates) == 0 {
+				return s.TLS
+			}
+		}
+	}
+	return nil
+}
+
+func (g *gateways) drop(key doorKey) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.open, key)
+}
+
+func (g *gateways) closeAll() {
+	for key, at := range g.open {
+		at.stop()
+		g.drop(key)
+	}
+}
+
+// swapped tells the proxy that the SVID of a Gateway was renewed.
+func (g *gateways) swapped(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for key, at := range g.open {
+		if key.gateway.String() == name {
+			g.n.proxy.Renewed(key.gateway.Namespace, key.gateway.Name, at.instance)
+		}
+	}
+}
+
+// wantedDoors are the ports of the listeners that could serve, if only they were open.
+func wantedDoors(o route.Objects) map[doorKey]bool {
+	open := route.Facts{Gateways: map[route.Name]route.GatewayFacts{}}
+	for _, g := range o.Ours() {
+		ports := map[uint16]string{}
+		for i := range g.Listeners {
+			ports[g.Listeners[i].Port] = ""
+		}
+		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
+	}
+	status := route.Status(o, open)
+	out := map[doorKey]bool{}
+	for _, g := range o.Ours() {
+		for i, l := range status.Gateways[g.Name].Listeners {
+			if slices.ContainsFunc(l.Conditions, func(c route.Condition) bool { return c.Type == "Programmed" && c.Status == "True" }) {
+				out[doorKey{g.Name, g.Listeners[i].Port, g.Listeners[i].Protocol == route.HTTPS}] = true
+			}
+		}
+	}
+	return out
+}
+
+// listenLoopback opens a port on this machine alone.
+func listenLoopback(port uint16) ([]net.Listener, error) {
+	var out []net.Listener
+	digits := strconv.Itoa(int(port))
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, digits))
+		if err == nil {
+			out = append(out, l)
+			continue
+		}
+		if host == "::1" && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
+			continue
+		}
+		for _, l := range out {
+			_ = l.Close()
+		}
+		return nil, &unbound{port, whyUnbound(err), err}
+	}
+	return out, nil
+}

@@ -1,0 +1,48 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+
+	"countersign.dev/internal/admin"
+	"countersign.dev/internal/catalog"
+	"countersign.dev/internal/entry"
+	"countersign.dev/internal/resource"
+	"countersign.dev/internal/route"
+)
+
+// gateway finds the Gateway of our class that has the identity of a service account.
+func (v *view) gateway(namespace, account string) *route.Gateway {
+	for _, g := range v.Edge.Ours() {
+		if g.Namespace == namespace && g.Name.Name == account {
+			return g
+		}
+	}
+	return nil
+}
+
+// earnedByGateway reports whether nothing but serving the Gateway of its service account earns an
+// entry: services believe a Gateway about client addresses (gateway.md 4.2).
+func earnedByGateway(e entry.Entry) bool {
+	want := []string{"gateway:" + e.Namespace + "/" + e.ServiceAccount}
+	return len(e.Sets) > 0 && !slices.ContainsFunc(e.Sets, func(set []string) bool { return !slices.Equal(set, want) })
+}
+
+// impersonators refuses a Workload that would give the identity of a Gateway to a program, whichever of the two is
+// older.
+func impersonators(b batch, then map[string]catalog.Record, v *view) error {
+	for _, e := range v.Entries {
+		g := v.gateway(e.Namespace, e.ServiceAccount)
+		if g == nil || earnedByGateway(e) {
+			continue
+		}
+		at := then[catalog.Key("Workload", e.Namespace, e.Name)]
+		fault := resource.Fault{
+			Code: noConsent, Resource: at.ID(), Field: "spec.selectors", Severity: resource.Error,
+			Text: fmt.Sprintf("it has the identity of Gateway %s: nothing but the Gateway may earn that", g), Hint: "name the Gateway or the service account otherwise",
+			File: at.Places.File, Line: at.Places.Line, Column: at.Places.Col,
+		}
+		return &admin.Problem{Code: "faults", Message: b.doing + ": 1 fault; nothing was changed", Faults: []resource.Fault{fault}}
+	}
+	return nil
+}
