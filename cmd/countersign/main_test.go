@@ -70,7 +70,7 @@ func params(dir string) testscript.Params {
 			"code": cmdCode, "eventually": cmdEventually,
 			"want": cmdWant, "wanterr": cmdWantErr,
 			"tapping": cmdTapping, "until": cmdUntil, "untap": cmdUntap,
-			"big": cmdBig, "keep": cmdKeep, "same": cmdSame,
+			"big": cmdBig, "keep": cmdKeep, "same": cmdSame, "expand": cmdExpand,
 		},
 	}
 }
@@ -284,4 +284,13 @@ func cmdSame(ts *testscript.TestScript, neg bool, args []string) {
 	if (args[0] == args[1]) == neg {
 		ts.Fatalf("%q and %q", args[0], args[1])
 	}
+}
+
+// cmdExpand puts the script's variables into a file.
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand FILE")
+	}
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
