@@ -45,6 +45,7 @@ type Workload struct {
 	Service  string             // "ns/name", the realm of challenges
 	Services []string           // all it serves, "ns/name"
 	Rules    []policy.TokenRule // attached, in the order of istio-semantics.md 6.1
+	Gateway  bool               // what comes in by it goes on without the token that proved it (gateway.md 14)
 }
 
 // Request is one request on its way through the step. Header is changed in place: what policy

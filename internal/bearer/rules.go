@@ -117,7 +117,7 @@ func (b *Book) trusted(i *grant.Issuer, w Workload) rule {
 		}
 	}
 	t := b.foreignRule(c, i.JWKS, rsa, Source{Issuer: i.Issuer, URI: i.JWKSURI})
-	t.builtIn, t.forward = true, true
+	t.builtIn, t.forward = true, !w.Gateway
 	return t
 }
 
@@ -204,7 +204,7 @@ func (r *Rules) builtIn(b *Book, w Workload) {
 	}
 	if r.issuer != "" && !named(r.issuer) {
 		c := jose.Check{Profile: jose.Own, Issuer: r.issuer, Audiences: r.audiences(w), TrustDomain: b.facts.TrustDomain}
-		add(rule{issuer: r.issuer, own: true, builtIn: true, forward: true, check: b.ownCheck(c)})
+		add(rule{issuer: r.issuer, own: true, builtIn: true, forward: !w.Gateway, check: b.ownCheck(c)})
 	}
 	for i := range b.issuers {
 		if t := &b.issuers[i]; slices.Contains(t.Uses, grant.UseRequest) && t.Issuer != r.issuer && !named(t.Issuer) {

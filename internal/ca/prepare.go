@@ -207,8 +207,10 @@ const (
 	maxDNSLabel = 63
 )
 
-// checkDNSName allows host names of letters, digits and hyphens (RFC 1123, section 2.1).
+// checkDNSName allows host names of letters, digits and hyphens (RFC 1123, section 2.1), and a whole first label *,
+// which a Gateway may listen for (RFC 9525, section 6.3).
 func checkDNSName(name string) error {
+	name = strings.TrimPrefix(name, "*.")
 	if name == "" || len(name) > maxDNSName {
 		return fmt.Errorf("DNS name of %d bytes: 1 to %d are allowed", len(name), maxDNSName)
 	}

@@ -125,7 +125,7 @@ func (r *run) rules(v *view) *bearer.Rules {
 	if at := r.tokens.Load(); at != nil && at.v == v {
 		return at.rules
 	}
-	w := bearer.Workload{ID: r.text, Service: r.label, Rules: v.Compiled.Tokens(r.dst)}
+	w := bearer.Workload{ID: r.text, Service: r.label, Rules: v.Compiled.Tokens(r.dst), Gateway: len(r.doors) > 0}
 	for key, svc := range v.Services {
 		if r.serves(svc, key) {
 			w.Services = append(w.Services, key.String())

@@ -1,8 +1,9 @@
 package route
 
 import (
+	"net/netip"
 	"slices"
-	"strings"
+	"strconv"
 )
 
 // Ours are the Gateways of the own classes, in the order given.
@@ -18,19 +19,32 @@ func (o *Objects) Ours() []*Gateway {
 }
 
 // CertificateNames are the names that a certificate of our own authority has for the Gateway: the hostnames of its
-// HTTPS listeners without certificates, and localhost, which leads nowhere but to this machine (gateway.md 12.1).
-func (g *Gateway) CertificateNames() []string {
+// HTTPS listeners without certificates, and localhost, which leads nowhere but to this machine (gateway.md 12.1). What
+// is reserved is left out: its certificate would stand between the mesh and its own.
+func (g *Gateway) CertificateNames(reserved func(name string) bool) []string {
 	var out []string
 	for i := range g.Listeners {
-		if l := &g.Listeners[i]; l.own() && l.Hostname != "" && !slices.Contains(out, l.Hostname) {
+		l := &g.Listeners[i]
+		if !l.own() {
+			continue
+		}
+		out = append(out, "localhost")
+		if l.Hostname != "" && !reserved(l.Hostname) {
 			out = append(out, l.Hostname)
 		}
 	}
-	if len(out) > 0 || slices.ContainsFunc(g.Listeners, func(l Listener) bool { return l.own() }) {
-		out = append(out, "localhost")
-	}
-	slices.SortFunc(out, strings.Compare)
+	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// AddressRefusal is why the addresses of the Gateway cannot be served: only this machine's loopback is.
+func (g *Gateway) AddressRefusal() Refusal {
+	for _, a := range g.Addresses {
+		if ip, err := netip.ParseAddr(a.Value); err != nil || !ip.IsLoopback() {
+			return Refusal{"AddressNotUsable", "address " + strconv.Quote(a.Value) + " is not served: Gateways listen on loopback; leave addresses out"}
+		}
+	}
+	return Refusal{}
 }
 
 // own reports a listener that shows a certificate of our own authority.
