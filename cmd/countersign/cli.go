@@ -228,7 +228,7 @@ func unknownCommand(name string, table []*command) error {
 }
 
 // plurals are the nouns that may be typed so.
-var plurals = map[string]string{"cas": "ca", "tokens": "token", "clients": "client", "jwts": "jwt"}
+var plurals = map[string]string{"cas": "ca", "tokens": "token", "clients": "client", "jwts": "jwt", "routes": "route", "keys": "key"}
 
 func singular(noun string) string {
 	if one, ok := plurals[noun]; ok {

@@ -6,6 +6,7 @@ func commands() []*command {
 		upCommand(), downCommand(), demoCommand(), runCommand(),
 		allowCommand(), whyCommand(), tapCommand(), statusCommand(),
 		applyCommand(), getCommand(), deleteCommand(),
+		routeListCommand(), routeShowCommand(), routeTestCommand(),
 		tokenIssueCommand(), tokenExchangeCommand(), tokenVerifyCommand(), tokenRevokeCommand(), tokenRotateCommand(),
 		clientCreateCommand(), clientListCommand(), clientShowCommand(), clientRotateCommand(), clientDeleteCommand(),
 		jwtVerifyCommand(), jwtInspectCommand(), keyScanCommand(),

@@ -71,7 +71,7 @@ func (e *env) get(ctx context.Context, args []string) error {
 		return e.printObjectsJSON(objects, len(refs) == 1)
 	case "name":
 		for _, o := range objects {
-			if _, err := fmt.Fprintf(e.out, "%s/%s/%s\n", o.Kind, o.Namespace, o.Name); err != nil {
+			if _, err := fmt.Fprintln(e.out, objectName(o.Kind, o.Namespace, o.Name)); err != nil {
 				return err
 			}
 		}

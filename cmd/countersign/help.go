@@ -34,7 +34,8 @@ Objects (Istio files as they are)
   apply, get, delete
 
 Identity        ca
-Tokens          token  client  jwt
+Tokens          token  client  jwt  key
+Gateway         route
 Program         version  help
 `)
 	if all {
@@ -66,6 +67,8 @@ func nounHelp(noun string) string {
 		"token":  "Access tokens of this mesh: get, exchange, judge and revoke them.",
 		"client": "OAuth clients: who may ask for which tokens, beside the workloads themselves.",
 		"jwt":    "Any JSON Web Token, offline.",
+		"key":    "API keys: find those that leaked.",
+		"route":  "The routes of Gateways: which rule takes a request, and why.",
 	}[noun]
 	if about == "" {
 		about = noun + " needs a verb."

@@ -144,7 +144,7 @@ func (e *env) printResults(reply admin.ApplyReply) {
 		if v := verbs[verb]; v != "" {
 			verb = v
 		}
-		fmt.Fprintf(e.out, "%-*s  %s/%s/%s\n", width, verb, r.Kind, r.Namespace, r.Name)
+		fmt.Fprintf(e.out, "%-*s  %s\n", width, verb, objectName(r.Kind, r.Namespace, r.Name))
 	}
 	for _, f := range reply.Warnings {
 		e.say("%s", f.String())
@@ -256,4 +256,12 @@ func (p *progress) end() {
 	if p.inPlace && !p.last.IsZero() {
 		fmt.Fprint(p.e.err, "\r\x1b[K")
 	}
+}
+
+// objectName is kind, namespace and name; objects of the whole mesh have no namespace.
+func objectName(kind, namespace, name string) string {
+	if namespace == "" {
+		return kind + "/" + name
+	}
+	return kind + "/" + namespace + "/" + name
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/proxy"
 	"countersign.dev/internal/route"
+	"countersign.dev/internal/snapshot"
 )
 
 // gateways serves the Gateways of this node: one instance for each port, so that a change of one
@@ -54,6 +54,7 @@ func compareDoors(a, b doorKey) int {
 // served is a port that is open.
 type served struct {
 	instance string
+	labels   map[string]string
 	stop     func()
 }
 
@@ -92,9 +93,13 @@ func (g *gateways) settle(ctx context.Context) {
 	h := g.n.snap.Load()
 	wanted := wantedDoors(h.Edge)
 	for key, at := range g.open {
+		e, known := g.n.entry(key.gateway.String())
+		if wanted[key] && known && maps.Equal(e.Labels, at.labels) {
+			continue
+		}
+		at.stop() // its Workload went, or policies select it by other labels now: it opens anew
+		g.drop(key)
 		if !wanted[key] {
-			at.stop()
-			g.drop(key)
 			g.n.happened("ended", fmt.Sprintf("gateway %s port %d", key.gateway, key.port), "")
 		}
 	}
@@ -121,8 +126,9 @@ func (g *gateways) settle(ctx context.Context) {
 			g.fail(key, err)
 		}
 	}
+	reserved := snapshot.Reserved(h.Mesh.TrustDomain, h.Tokens, maps.Values(h.Services))
 	for _, gw := range h.Edge.Ours() {
-		g.rename(gw)
+		g.rename(gw, reserved)
 	}
 	g.report(ctx, h, wanted)
 }
@@ -187,7 +193,7 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 		g.held[key.gateway] = true
 	}
 	g.mu.Lock()
-	g.open[key] = served{cfg.Instance, stop}
+	g.open[key] = served{cfg.Instance, e.Labels, stop}
 	g.mu.Unlock()
 	delete(g.away, key)
 	scheme := "http"
@@ -219,13 +225,13 @@ func (g *gateways) entry(ctx context.Context, name route.Name) (entry.Entry, err
 }
 
 // rename has the SVID of a Gateway made anew where its certificate lacks a name of now or has one of then.
-func (g *gateways) rename(gw *route.Gateway) {
+func (g *gateways) rename(gw *route.Gateway, reserved func(string) bool) {
 	s := g.n.svids.current(gw.Name.String())
 	if s == nil || !g.held[gw.Name] {
 		return
 	}
 	leaf, err := x509.ParseCertificate(s.Chain[0])
-	if err != nil || slices.Equal(leaf.DNSNames, gw.CertificateNames()) {
+	if err != nil || slices.Equal(leaf.DNSNames, gw.CertificateNames(reserved)) {
 		return
 	}
 	g.n.svids.due(gw.Name.String())
@@ -282,7 +288,7 @@ func wantedDoors(o route.Objects) map[doorKey]bool {
 		for i := range g.Listeners {
 			ports[g.Listeners[i].Port] = ""
 		}
-		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
+		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports, AddressRefusal: g.AddressRefusal()}
 	}
 	status := route.Status(o, open)
 	out := map[doorKey]bool{}

@@ -30,8 +30,8 @@ func (r doorReport) equal(o doorReport) bool {
 	return r.newest == o.newest && slices.Equal(r.doors, o.doors)
 }
 
-// again has the server, newly reached, hear all of it.
-func (g *gateways) again() {
+// reached has a server that was newly reached hear all of it.
+func (g *gateways) reached() {
 	g.unsaid.Store(true)
 	g.changed()
 }
@@ -52,8 +52,7 @@ func (g *gateways) report(ctx context.Context, h *held, wanted map[doorKey]bool)
 			Namespace: key.gateway.Namespace, Name: key.gateway.Name, Port: uint32(key.port), Bound: d.bound, Text: d.text,
 		})
 	}
-	again := g.unsaid.Swap(false)
-	if !again && now.equal(g.said) {
+	if !g.unsaid.Swap(false) && now.equal(g.said) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

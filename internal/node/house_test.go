@@ -35,6 +35,7 @@ import (
 const (
 	listenVar = "COUNTERSIGN_TEST_LISTEN" // listen on this port until stdin ends
 	askVar    = "COUNTERSIGN_TEST_ASK"    // ask this node.sock for its status, print the code
+	edgeVar   = "COUNTERSIGN_TEST_EDGE"   // ask this admin.sock for the Gateways, print them
 )
 
 func TestMain(m *testing.M) {
@@ -52,6 +53,16 @@ func TestMain(m *testing.M) {
 		c := admin.NewClient(os.Getenv(askVar), func(uint32) error { return nil })
 		_, err := admin.Ask[admin.LocalStatus](context.Background(), c, "POST /v1/status", struct{}{})
 		fmt.Print(code(err))
+	case os.Getenv(edgeVar) != "":
+		c := admin.NewClient(os.Getenv(edgeVar), func(uint32) error { return nil })
+		list, err := admin.Ask[admin.Objects](context.Background(), c, "POST /v1/objects", admin.Query{Kind: "Gateway"})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		for _, o := range list.Objects {
+			fmt.Println(o.JSON)
+		}
 	default:
 		os.Exit(m.Run())
 	}

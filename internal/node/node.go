@@ -355,7 +355,7 @@ func (n *Node) apply(s *snapshot.Node) error {
 func (n *Node) attached(ctx context.Context) {
 	n.svids.again()
 	n.reportAll(ctx)
-	n.gateways.again()
+	n.gateways.reached()
 	n.once.Do(func() { close(n.first) })
 }
 

@@ -110,6 +110,71 @@ func TestRow(t *testing.T) {
 	}
 }
 
+// The kinds of the Gateway API have columns as kubectl has, then READY, which the server fills.
+func TestGatewayRow(t *testing.T) {
+	for _, tt := range []struct {
+		in         string
+		head, want []string
+	}{
+		{gatewayText + "spec: {gatewayClassName: own, listeners: [{name: a, port: 80, protocol: HTTP}, {name: b, port: 443, protocol: HTTPS, hostname: x.test}]}",
+			[]string{"CLASS", "LISTENERS", "READY"}, []string{"own", "HTTP any:80, HTTPS x.test:443", ""}},
+		{routeText + "spec: {hostnames: [a.test, b.test], parentRefs: [{name: edge}, {name: x, namespace: far, sectionName: s}]}",
+			[]string{"HOSTS", "PARENTS", "READY"}, []string{"a.test,b.test", "shop/edge, far/x#s", ""}},
+		{routeText + "spec: {parentRefs: [{name: edge}]}", []string{"HOSTS", "PARENTS", "READY"}, []string{"any", "shop/edge", ""}},
+	} {
+		o := gatewayObject(t, tt.in)
+		if diff := cmp.Diff(tt.head, Columns(o.Kind)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(tt.want, Row(o, "istio-system", "cluster.local")); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// What a server adds stands where kubectl shows it, and apply drops it again.
+func TestServed(t *testing.T) {
+	o := gatewayObject(t, gatewayText+"spec: {gatewayClassName: own, listeners: [{name: a, port: 80, protocol: HTTP}]}")
+	served := Served{
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Version: "7", Generation: 7,
+		Status: []byte(`{"conditions":[{"type":"Accepted","status":"True","message":"it is: \"on\"","observedGeneration":7}],"listeners":[{"name":"a","supportedKinds":[]}]}`),
+	}
+	text, err := served.YAML(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `  creationTimestamp: "2026-01-02T03:04:05Z"
+  generation: 7
+  resourceVersion: "7"
+`
+	const status = `status:
+  conditions:
+  - type: Accepted
+    status: "True"
+    message: "it is: \"on\""
+    observedGeneration: 7
+  listeners:
+  - name: a
+    supportedKinds: []
+`
+	if !strings.Contains(string(text), want) || !strings.HasSuffix(string(text), status) {
+		t.Errorf("got\n%s\nwant\n%s…\n%s", text, want, status)
+	}
+	j, err := served.JSON(o)
+	if err != nil || !strings.HasSuffix(string(j), `"status":`+string(served.Status)+`}`) {
+		t.Errorf("got %s, %v", j, err)
+	}
+	for _, text := range []string{string(text), string(j)} {
+		if back := gatewayObject(t, text); string(back.JSON) != string(o.JSON) {
+			t.Errorf("by way of\n%s\nbecomes %s", text, back.JSON)
+		}
+	}
+	served.Status = []byte(`{`)
+	if text, err := served.JSON(o); err == nil {
+		t.Errorf("half a status is printed: %s", text)
+	}
+}
+
 // RFC 8785: the example of section 3.2.2, the order of 3.2.3, numbers of appendix B.
 func TestCanonical(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{

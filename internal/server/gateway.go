@@ -9,6 +9,7 @@ import (
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/route"
+	"countersign.dev/internal/snapshot"
 )
 
 // gateway finds the Gateway of our class that has the identity of a service account.
@@ -19,6 +20,11 @@ func (v *view) gateway(namespace, account string) *route.Gateway {
 		}
 	}
 	return nil
+}
+
+// reserved is the test for names that no certificate of a Gateway has.
+func (v *view) reserved() func(string) bool {
+	return snapshot.Reserved(v.Mesh.TrustDomain, v.World.Tokens, slices.Values(v.Services))
 }
 
 // earnedByGateway reports whether nothing but serving the Gateway of its service account earns an

@@ -162,7 +162,7 @@ func (h house) forEntry(r *ca.Request, node, name string) error {
 	r.Profile, r.ID, r.Entry, r.EntryRevision = ca.Workload, id, name, e.Revision
 	r.TTL, r.NotAfter, r.DNSNames = e.TTL, e.Expires, e.DNSNames
 	if g := v.gateway(e.Namespace, e.ServiceAccount); g != nil && earnedByGateway(e) {
-		r.DNSNames = g.CertificateNames() // written nowhere: they follow the Gateway
+		r.DNSNames = g.CertificateNames(v.reserved()) // written nowhere: they follow the Gateway
 	}
 	if r.TTL == 0 {
 		r.TTL = h.s.o.SVIDTTL
@@ -196,6 +196,8 @@ func (h house) Report(ctx context.Context, node string, r *control.ReportRequest
 			t.keeper.Miss(jwks.Source{Issuer: what.KeyMiss.Issuer, URI: what.KeyMiss.Uri})
 		}
 		return 0, nil
+	case *control.ReportRequest_Gateways:
+		return 0, h.gateways(node, what.Gateways)
 	case *control.ReportRequest_Gone:
 		return h.s.registry.Gone(ctx, node, what.Gone.Id)
 	}

@@ -19,6 +19,8 @@ const (
 
 // nodes is what the server knows of the streams: it lives in memory, as they do.
 type nodes struct {
+	edge edgeMemory // what follows for the Gateways
+
 	mu    sync.Mutex // guards the rest; held for a map look-up
 	by    map[string]*attached
 	moved chan struct{} // closed and replaced at each change
@@ -30,6 +32,7 @@ type attached struct {
 	refused  string
 	revoked  int64 // revision up to which it enforces the log of revoked tokens
 	seen     time.Time
+	gateways *control.GatewayState // nil: it did not say since it attached; replaced, never changed
 }
 
 // watch takes one event of a stream.
@@ -50,14 +53,11 @@ func (n *nodes) watch(node string, e control.Event, now time.Time) {
 		a.streams--
 	case e.Enforced == 0 && e.Refused == "":
 		a.streams++
-		a.enforced, a.refused = 0, ""
+		a.enforced, a.refused, a.gateways = 0, "", nil
 	default:
 		a.enforced, a.refused = max(a.enforced, e.Enforced), e.Refused
 	}
-	if n.moved != nil {
-		close(n.moved)
-		n.moved = nil
-	}
+	n.moveLocked()
 }
 
 // heard notes up to where a node enforces the log of revoked tokens.
@@ -73,6 +73,23 @@ func (n *nodes) heard(node string, epoch int64, now time.Time) {
 		return
 	}
 	a.revoked = epoch
+	n.moveLocked()
+}
+
+// said keeps what an attached node says of the ports of Gateways.
+func (n *nodes) said(node string, g *control.GatewayState, now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.by[node]
+	if a == nil || a.streams <= 0 {
+		return false
+	}
+	a.seen, a.gateways = now, g
+	n.moveLocked()
+	return true
+}
+
+func (n *nodes) moveLocked() {
 	if n.moved != nil {
 		close(n.moved)
 		n.moved = nil

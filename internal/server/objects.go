@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -422,6 +423,7 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 		q.Namespace = ""
 	}
 	out := admin.Objects{Objects: []admin.Object{}}
+	edge := sync.OnceValue(s.edge)
 	for _, key := range slices.Sorted(maps.Keys(known)) {
 		r := known[key]
 		if q.Kind != "" && r.Kind != q.Kind || q.Namespace != "" && r.Namespace != q.Namespace {
@@ -430,7 +432,7 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 		if len(q.Names) > 0 && !slices.Contains(q.Names, r.Name) {
 			continue
 		}
-		o, err := s.shown(r)
+		o, err := s.shown(r, edge)
 		if err != nil {
 			return admin.Objects{}, err
 		}
@@ -445,19 +447,32 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 	return out, nil
 }
 
-func (s *Server) shown(r catalog.Record) (admin.Object, error) {
-	rev := fmt.Sprint(r.Last)
-	y, err := resource.YAML(r.Object, r.Created, rev)
-	if err != nil {
-		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
-	}
-	j, err := resource.JSONWith(r.Object, r.Created, rev)
-	if err != nil {
-		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
-	}
+func (s *Server) shown(r catalog.Record, edge func() *edgeStatus) (admin.Object, error) {
+	more := resource.Served{Created: r.Created, Version: fmt.Sprint(r.Last)}
 	columns := resource.Row(r.Object, s.meta.RootNamespace, s.td.Name())
-	if word, ok := s.ready(s.world.load(), r); ok {
-		columns = []string{word}
+	switch r.Kind {
+	case "GatewayClass", "Gateway", "HTTPRoute":
+		more.Generation = r.Last // as dated reads it
+		var word string
+		var err error
+		if word, more.Status, err = edge().of(r); err != nil {
+			return admin.Object{}, fmt.Errorf("writing the status of %s: %w", r.ID(), err)
+		}
+		if n := len(columns); n > 0 {
+			columns[n-1] = word
+		}
+	default:
+		if word, ok := s.ready(s.world.load(), r); ok {
+			columns = []string{word}
+		}
+	}
+	y, err := more.YAML(r.Object)
+	if err != nil {
+		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+	}
+	j, err := more.JSON(r.Object)
+	if err != nil {
+		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
 	}
 	return admin.Object{
 		Kind: r.Kind, APIVersion: r.APIVersion, Namespace: r.Namespace, Name: r.Name, Created: r.Created,

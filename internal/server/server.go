@@ -332,6 +332,8 @@ func (s *Server) routes() http.Handler {
 	admin.Handle(mux, log, "POST /v1/status", told(s.status))
 	admin.Handle(mux, log, "POST /v1/ca", told(s.authorities))
 	admin.Handle(mux, log, "POST /v1/roots", told(s.roots))
+	admin.Handle(mux, log, "POST /v1/routes", told(s.routeList))
+	admin.Handle(mux, log, "POST /v1/route/test", told(s.testRoute))
 	s.tokenRoutes(mux)
 	return mux
 }
