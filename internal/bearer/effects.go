@@ -80,6 +80,10 @@ func takeOut(q *Request, out *Outcome, list []found, rule int) {
 	for _, f := range list {
 		p, mine := f.place, slices.Contains(f.place.rules, rule)
 		switch p.kind {
+		case inBuiltIn:
+			if mine { // of others it may be the application's own
+				delete(q.Header, p.name)
+			}
 		case inHeader, inBearer:
 			if mine {
 				delete(q.Header, p.name)

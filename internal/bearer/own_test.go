@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +164,13 @@ func TestG10a(t *testing.T) {
 	accepted(t, out)
 	if out.Own || out.Token.Issuer() != corp || len(q.Header["Authorization"]) != 1 {
 		t.Errorf("%+v", out)
+	}
+	door := w.book.For(Workload{ID: orders, Service: "shop/orders", Services: []string{"shop/orders"}, Gateway: true})
+	q = w.get("/", bearer(token()))
+	out = door.Authenticate(q)
+	accepted(t, out)
+	if !gone(q, out, "Authorization") {
+		t.Errorf("a Gateway lets the token of its caller go on: %v, %+v", q.Header, out.Rest)
 	}
 	elsewhere := w.book.For(Workload{ID: "spiffe://example.com/ns/shop/sa/returns", Service: "shop/returns", Services: []string{"shop/returns"}})
 	if out := elsewhere.Authenticate(w.get("/", bearer(token()))); out.Refused == nil || out.Refused.Status != 401 || out.Refused.Reason != "aud" {
@@ -512,4 +520,9 @@ func TestTabBehindScheme(t *testing.T) {
 			t.Errorf("%q: %+v", value, out)
 		}
 	}
+}
+
+// gone reports that a header is taken out, at once or behind policy.
+func gone(q *Request, out Outcome, name string) bool {
+	return len(q.Header[name]) == 0 || out.Rest != nil && slices.Contains(out.Rest.Drop, name)
 }

@@ -108,6 +108,7 @@ func checkRequestAuthentication(o *object) {
 	spec := fieldsOf(o.value["spec"])
 	o.checkTargets(spec, at)
 	o.checkRefs(spec, at)
+	o.checkKeysOption()
 	o.checkSelector(spec, at)
 	for i, v := range itemsOf(spec["jwtRules"]) {
 		if rule, ok := v.(map[string]any); ok {
@@ -216,4 +217,12 @@ func tokenRule(r *security.JWTRule, pos policy.Pos) policy.TokenRule {
 		rule.ClaimHeaders = append(rule.ClaimHeaders, policy.ClaimHeader{Header: c.GetHeader(), Claim: c.GetClaim()})
 	}
 	return rule
+}
+
+// checkKeysOption: where API keys are taken is said by an annotation, and would be believed in silence.
+func (o *object) checkKeysOption() {
+	const option = optionPrefix + "api-keys"
+	if value, ok := fieldsOf(fieldsOf(o.value["metadata"])["annotations"])[option]; ok && textOf(value) != "off" {
+		o.unsupported(root.field("metadata").field("annotations").field(option), atValue, "API keys are not supported yet", "")
+	}
 }
