@@ -22,6 +22,7 @@ import (
 	"countersign.dev/internal/proxy"
 	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
+	"golang.org/x/sys/unix"
 )
 
 // gateways serves the Gateways of this node: one instance for each port, so that a change of one
@@ -47,8 +48,21 @@ type doorKey struct {
 	tls     bool
 }
 
-func compareDoors(a, b doorKey) int {
-	return cmp.Or(cmp.Compare(a.gateway.String(), b.gateway.String()), cmp.Compare(a.port, b.port))
+// olderFirst orders ports so that of two Gateways that want one the older gets it.
+func olderFirst(gateways []*route.Gateway) func(a, b doorKey) int {
+	by := map[route.Name]route.Meta{}
+	for _, g := range gateways {
+		by[g.Name] = g.Meta
+	}
+	return func(a, b doorKey) int {
+		switch m, o := by[a.gateway], by[b.gateway]; {
+		case m.Older(o):
+			return -1
+		case o.Older(m):
+			return 1
+		}
+		return cmp.Compare(a.port, b.port)
+	}
 }
 
 // served is a port that is open.
@@ -118,7 +132,7 @@ func (g *gateways) settle(ctx context.Context) {
 			delete(g.away, key)
 		}
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(wanted), compareDoors) {
+	for _, key := range slices.SortedFunc(maps.Keys(wanted), olderFirst(h.Edge.Ours())) {
 		if _, open := g.open[key]; open || ctx.Err() != nil {
 			continue
 		}
@@ -321,4 +335,14 @@ func listenLoopback(port uint16) ([]net.Listener, error) {
 		return nil, &unbound{port, whyUnbound(err), err}
 	}
 	return out, nil
+}
+
+// strangers is the most connections at the doors of Gateways: a quarter of the descriptors of this process, so that a
+// flood there takes nothing from the mesh.
+func strangers() int {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return 256
+	}
+	return int(min(10_000, max(l.Cur/4, 64)))
 }

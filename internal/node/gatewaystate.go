@@ -41,7 +41,7 @@ func (g *gateways) reached() {
 func (g *gateways) report(ctx context.Context, h *held, wanted map[doorKey]bool) {
 	now := doorReport{newest: newest(h.Edge)}
 	state := &control.GatewayState{Revision: h.Revision}
-	for _, key := range slices.SortedFunc(maps.Keys(wanted), compareDoors) {
+	for _, key := range slices.SortedFunc(maps.Keys(wanted), olderFirst(h.Edge.Ours())) {
 		_, open := g.open[key]
 		d := doorState{doorKey: key, bound: open}
 		if cause, ok := errors.AsType[*unbound](g.away[key]); ok && !open {

@@ -154,6 +154,7 @@ func New(o Options) (*Node, error) {
 	n.proxy = proxy.New(proxy.Options{
 		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
 		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get, Rejected: n.tokens.rejected,
+		Strangers: strangers(),
 	})
 	return n, nil
 }

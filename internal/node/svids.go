@@ -203,12 +203,12 @@ func (s *svids) keepOnly(entries []entry.Entry) {
 	for name, v := range s.by {
 		e, ok := left[name]
 		switch {
-		case !ok || e.ServiceAccount != v.entry.ServiceAccount:
-			s.dropLocked(name)
+		case !ok || e.ServiceAccount != v.entry.ServiceAccount, e.OfGateway() != v.entry.OfGateway():
+			s.dropLocked(name) // whoever earns it now gets a key of his own
 		case e.Revision != v.entry.Revision:
 			same := *v // the ID stands
 			same.entry = e
-			if e.TTL != v.entry.TTL || !slices.Equal(e.DNSNames, v.entry.DNSNames) || !e.Expires.Equal(v.entry.Expires) {
+			if e.TTL != v.entry.TTL || !slices.EqualFunc(e.Sets, v.entry.Sets, slices.Equal) || !slices.Equal(e.DNSNames, v.entry.DNSNames) || !e.Expires.Equal(v.entry.Expires) {
 				same.renew = time.Now() // the certificate says what no longer counts
 				s.wake()
 			}

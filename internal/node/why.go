@@ -167,7 +167,7 @@ func (n *Node) explainPolicy(w *admin.Why, rec *audit.Record, from, to string) {
 	w.Decision, w.Layer, w.Reason = decision, layer, reason
 	switch {
 	case rec.PeerID != "":
-	case dest.Labels[policy.GatewayLabel] != "": // its callers are from outside the mesh
+	case dest.Gateway: // its callers are from outside the mesh
 		w.Hint = "countersign get ap -n " + dest.Namespace
 	default:
 		w.Hint = n.inMesh(to)
@@ -184,7 +184,7 @@ func (n *Node) destination(id string) policy.Destination {
 	d := policy.Destination{Namespace: ns, ServiceAccount: sa, Labels: map[string]string{"app": sa}}
 	for _, e := range n.snap.Load().Entries {
 		if e.Namespace == ns && e.ServiceAccount == sa {
-			d.Labels = e.Labels
+			d.Labels, d.Gateway = e.Labels, e.OfGateway()
 		}
 	}
 	return d
@@ -206,7 +206,7 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	if rec.Layer == audit.LayerToken {
 		return n.explainToken(rec, from, to)
 	}
-	if rec.Side == audit.SideServer && rec.Layer == audit.LayerRoute && n.destination(rec.DstID).Labels[policy.GatewayLabel] != "" {
+	if rec.Side == audit.SideServer && rec.Layer == audit.LayerRoute && n.destination(rec.DstID).Gateway {
 		return explainDoor(rec, to), "countersign get httproute -A"
 	}
 	switch rec.Layer + "/" + rec.Reason {

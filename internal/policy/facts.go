@@ -11,6 +11,7 @@ type Destination struct {
 	Namespace      string
 	ServiceAccount string
 	Labels         map[string]string
+	Gateway        bool // it is the Gateway that its service account is named for, whatever its labels say
 }
 
 // Peer is the other end of a connection, as its verified certificate names it.

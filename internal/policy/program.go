@@ -84,9 +84,10 @@ func (c *Compiled) attached(a *attachable, d Destination) bool {
 // GatewayLabel is the label that the Workload of a Gateway has, with the Gateway's name.
 const GatewayLabel = "gateway.networking.k8s.io/gateway-name"
 
-// isGateway reports whether a destination is one of the Gateways that targetRefs of a namespace name.
+// isGateway reports whether a destination is one of the Gateways that targetRefs of a namespace name. Labels are no
+// proof: who leaves one out of a Workload would be out of reach of a DENY.
 func (d Destination) isGateway(namespace string, names []string) bool {
-	return d.Namespace == namespace && d.Labels[GatewayLabel] == d.ServiceAccount && slices.Contains(names, d.ServiceAccount)
+	return d.Gateway && d.Namespace == namespace && slices.Contains(names, d.ServiceAccount)
 }
 
 // holding gives the rules of a DENY that hold at d. "Nobody without a token" from the root

@@ -32,7 +32,6 @@ type door struct {
 	Door
 	run       *run
 	edge      edge
-	crowd     crowd
 	greetings greetings
 	via       string // pseudonym of the Gateway in Via
 }
@@ -56,12 +55,12 @@ func (d *door) accept(ctx context.Context) {
 		l.door, l.edge = d, &d.edge
 		l.key, l.service, l.port = d.run.key, d.run.label, d.Port
 		from := l.src.Addr()
-		if !d.crowd.enter(from) {
+		if !p.crowd.enter(from) && (!from.IsLoopback() || !p.makeRoom() || !p.crowd.enter(from)) {
 			_ = under.Close()
 			return
 		}
 		if !d.run.open.add(l) {
-			d.crowd.leave(from)
+			p.crowd.leave(from)
 			_ = under.Close()
 			return
 		}
@@ -97,6 +96,28 @@ func (d *door) greet(ctx context.Context, l *link, under *socket) {
 		return
 	}
 	d.run.front.give(d.run.p.gated(conn, l, gateOptions{}), l)
+}
+
+// makeRoom ends the connection at a door that was opened longest ago and does nothing. On loopback all users of this
+// machine are one address, so that what one of them holds must not keep out the others.
+func (p *Proxy) makeRoom() bool {
+	var oldest *link
+	for _, r := range p.all() {
+		if len(r.doors) == 0 {
+			continue
+		}
+		r.open.each(func(l *link) {
+			if l.active.Load() == 0 && !l.gone.Load() && (oldest == nil || l.number < oldest.number) {
+				oldest = l
+			}
+		})
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.close()
+	oldest.run.open.remove(oldest)
+	return true
 }
 
 // config is that of the listener for a server name. Without a certificate the handshake ends with

@@ -307,3 +307,23 @@ func TestDoorTimeouts(t *testing.T) {
 		}
 	}
 }
+
+// Who holds all the places that a machine's loopback has keeps nobody out (sec-limits-no-lockout).
+func TestSecDoorNoLockout(t *testing.T) {
+	h := newHouse(t, setup{}, toAPI())
+	h.a.crowd.mu.Lock()
+	h.a.crowd.most = 20
+	h.a.crowd.mu.Unlock()
+	for range 30 {
+		c, err := net.Dial("tcp", h.http)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	for range 5 {
+		if status, body, _ := h.ask("GET /", bearerLine(h.id.foreign())); status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+	}
+}

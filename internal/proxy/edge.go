@@ -139,6 +139,7 @@ func (l *link) cancelled(now time.Time) {
 // The caller leaves trusted proxies out, behind which many places are one.
 type crowd struct {
 	mu   sync.Mutex // guards the rest; held for one look-up
+	most int        // 0: crowdAll
 	all  int
 	from map[netip.Prefix]int
 }
@@ -154,7 +155,7 @@ func (c *crowd) enter(a netip.Addr) bool {
 	place := placeOf(a)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all >= crowdAll || c.from[place] >= crowdFrom && !place.Addr().IsLoopback() {
+	if c.all >= cmp.Or(c.most, crowdAll) || c.from[place] >= crowdFrom && !place.Addr().IsLoopback() {
 		return false
 	}
 	if c.from == nil {

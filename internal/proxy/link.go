@@ -238,7 +238,7 @@ func (s *links) remove(l *link) {
 	}
 	delete(s.all, l)
 	if l.door != nil {
-		l.door.crowd.leave(l.src.Addr())
+		l.run.p.crowd.leave(l.src.Addr())
 	}
 	s.dropUnprovenLocked(l)
 	s.leaveLocked()

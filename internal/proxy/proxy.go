@@ -70,6 +70,8 @@ type Options struct {
 	Attach func(context.Context, *Run, Attach) (string, error)
 	// Rejected hears that the destination answered 401 to a token of Attach; never blocks. May be nil.
 	Rejected func(r *Run, a Attach, token string)
+	// Strangers is the most connections at the doors of Gateways; 0: 10,000.
+	Strangers int
 }
 
 // Proxy is the data plane of one node. Make one with New.
@@ -91,6 +93,7 @@ type Proxy struct {
 	links   atomic.Uint64 // connections so far
 	panics  atomic.Int64  // when a stack was last logged, Unix ns
 	drained atomic.Bool
+	crowd   crowd // at the doors of all Gateways
 
 	mu   sync.RWMutex // guards runs and face; held for a look-up or a change of the map
 	runs map[string]*run
@@ -102,7 +105,7 @@ func New(o Options) *Proxy {
 	p := &Proxy{
 		rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{},
 		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey,
-		attach: o.Attach, rejected: o.Rejected,
+		attach: o.Attach, rejected: o.Rejected, crowd: crowd{most: o.Strangers},
 	}
 	if p.revoked == nil {
 		p.revoked = revocation.NewLog() // never whole: it refuses every own token

@@ -119,7 +119,7 @@ func newRun(p *Proxy, cfg Run) (*run, error) {
 	}
 	r := &run{
 		Run: cfg, p: p, key: ServiceKey{cfg.Namespace, cfg.Name}, text: cfg.ID.String(),
-		dst: policy.Destination{Namespace: ns, ServiceAccount: sa, Labels: cfg.Labels},
+		dst: policy.Destination{Namespace: ns, ServiceAccount: sa, Labels: cfg.Labels, Gateway: len(cfg.Doors) > 0},
 	}
 	r.label = r.key.String()
 	r.pool.init(r)

@@ -86,7 +86,7 @@ func (v *view) set() policy.Set {
 func (v *view) destination(n admin.Name, port string) (policy.Destination, uint16) {
 	d := policy.Destination{Namespace: n.Namespace, ServiceAccount: n.Name, Labels: map[string]string{"app": n.Name}}
 	if e, ok := v.named(n); ok {
-		d.ServiceAccount, d.Labels = e.ServiceAccount, e.Labels
+		d.ServiceAccount, d.Labels, d.Gateway = e.ServiceAccount, e.Labels, e.OfGateway()
 	}
 	if p, err := strconv.ParseUint(port, 10, 16); err == nil {
 		return d, uint16(p)

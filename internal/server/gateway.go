@@ -6,7 +6,6 @@ import (
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/catalog"
-	"countersign.dev/internal/entry"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
@@ -27,19 +26,12 @@ func (v *view) reserved() func(string) bool {
 	return snapshot.Reserved(v.Mesh.TrustDomain, v.World.Tokens, slices.Values(v.Services))
 }
 
-// earnedByGateway reports whether nothing but serving the Gateway of its service account earns an
-// entry: services believe a Gateway about client addresses (gateway.md 4.2).
-func earnedByGateway(e entry.Entry) bool {
-	want := []string{"gateway:" + e.Namespace + "/" + e.ServiceAccount}
-	return len(e.Sets) > 0 && !slices.ContainsFunc(e.Sets, func(set []string) bool { return !slices.Equal(set, want) })
-}
-
 // impersonators refuses a Workload that would give the identity of a Gateway to a program, whichever of the two is
 // older.
 func impersonators(b batch, then map[string]catalog.Record, v *view) error {
 	for _, e := range v.Entries {
 		g := v.gateway(e.Namespace, e.ServiceAccount)
-		if g == nil || earnedByGateway(e) {
+		if g == nil || e.OfGateway() {
 			continue
 		}
 		at := then[catalog.Key("Workload", e.Namespace, e.Name)]

@@ -161,7 +161,7 @@ func (h house) forEntry(r *ca.Request, node, name string) error {
 	}
 	r.Profile, r.ID, r.Entry, r.EntryRevision = ca.Workload, id, name, e.Revision
 	r.TTL, r.NotAfter, r.DNSNames = e.TTL, e.Expires, e.DNSNames
-	if g := v.gateway(e.Namespace, e.ServiceAccount); g != nil && earnedByGateway(e) {
+	if g := v.gateway(e.Namespace, e.ServiceAccount); g != nil && e.OfGateway() {
 		r.DNSNames = g.CertificateNames(v.reserved()) // written nowhere: they follow the Gateway
 	}
 	if r.TTL == 0 {
@@ -273,7 +273,7 @@ func owned(was catalog.Record, node string, e *control.Ensure) error {
 		return slices.ContainsFunc(set, func(sel string) bool { return strings.HasPrefix(sel, "unix:uid:") && sel != uid })
 	}
 	switch {
-	case e.Gateway && !earnedByGateway(have):
+	case e.Gateway && !have.OfGateway():
 		return &control.Refused{Code: "name_owned", Text: fmt.Sprintf("workload %q is not earned by the Gateway alone", name), Hint: "countersign delete workload " + e.Name + " -n " + e.Namespace}
 	case e.Gateway: // no user owns it
 	case len(have.Sets) > 0 && !slices.ContainsFunc(have.Sets, func(set []string) bool { return !others(set) }):

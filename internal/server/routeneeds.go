@@ -14,7 +14,7 @@ import (
 // needs is what a caller has to show, over whom nothing is known, for policy at the Gateway to let the request in;
 // "" for nothing.
 func (r *routing) needs(at *route.Router, q outside) string {
-	dest := policy.Destination{Namespace: at.Gateway.Namespace, ServiceAccount: at.Gateway.Name, Labels: map[string]string{policy.GatewayLabel: at.Gateway.Name}}
+	dest := policy.Destination{Namespace: at.Gateway.Namespace, ServiceAccount: at.Gateway.Name, Labels: map[string]string{"app": at.Gateway.Name, policy.GatewayLabel: at.Gateway.Name}, Gateway: true}
 	for _, e := range r.Entries {
 		if e.Namespace == dest.Namespace && e.ServiceAccount == dest.ServiceAccount {
 			dest.Labels = e.Labels
