@@ -116,10 +116,10 @@ func (s *svids) make(ctx context.Context, e entry.Entry, m *making) {
 	old := s.by[name]
 	if m.err == nil {
 		// Under mu, as keepOnly: an entry that went meanwhile leaves nothing behind.
-		if now, ok := s.n.entry(name); ok && now.ServiceAccount == e.ServiceAccount {
+		if now, ok := s.n.entry(name); ok && now.ServiceAccount == e.ServiceAccount && now.OfGateway() == e.OfGateway() {
 			m.svid.entry = now
 		} else {
-			m.svid, m.err = nil, fmt.Errorf("making the SVID of %q: its Workload is gone", name)
+			m.svid, m.err = nil, fmt.Errorf("making the SVID of %q: its Workload is gone or another's", name)
 		}
 	}
 	if m.err == nil {
