@@ -23,12 +23,14 @@ func getCommand() *command {
 			"countersign get ap -A",
 			"countersign get ap api-from-web -o yaml",
 			"countersign get ap -o json | jq -r '.items[].metadata.name'",
+			"countersign get -A -o json",
 		},
 		usage: "[KIND[/NAME] [NAME...]] [flags]",
 		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
 requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
 trustedissuers, delegationpolicies, singular or plural. YAML and JSON are
-what was applied, and apply takes them back.`,
+what was applied, with the status where there is one, and apply takes them
+back; -A without KIND gives every object.`,
 		flags: func(f *flags) {
 			f.doc("o,output", "F", "table, wide, yaml, json, name  [table]")
 			f.doc("n,namespace", "NS", "of bare names  [default]")
@@ -50,6 +52,9 @@ func (e *env) get(ctx context.Context, args []string) error {
 	case e.json:
 		format = "json"
 	}
+	if len(args) == 0 && e.all && slices.Contains([]string{"yaml", "json", "name"}, format) {
+		return e.everything(ctx, format)
+	}
 	if len(args) == 0 {
 		return e.countKinds(ctx, format)
 	}
@@ -64,18 +69,8 @@ func (e *env) get(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch format {
-	case "yaml":
-		return e.printYAML(objects, len(refs) == 1)
-	case "json":
-		return e.printObjectsJSON(objects, len(refs) == 1)
-	case "name":
-		for _, o := range objects {
-			if _, err := fmt.Fprintln(e.out, objectName(o.Kind, o.Namespace, o.Name)); err != nil {
-				return err
-			}
-		}
-		return nil
+	if slices.Contains([]string{"yaml", "json", "name"}, format) {
+		return e.printAs(format, objects, len(refs) == 1)
 	}
 	if len(objects) == 0 {
 		e.say("%s", e.none(kind))
@@ -84,6 +79,31 @@ func (e *env) get(ctx context.Context, args []string) error {
 	}
 	if kind.Name == "PeerAuthentication" && len(refs) == 0 {
 		return e.noteStrict(ctx, objects)
+	}
+	return nil
+}
+
+// everything is `get -A` of no kind: every object with its status, from one revision.
+func (e *env) everything(ctx context.Context, format string) error {
+	list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{})
+	if err != nil {
+		return err
+	}
+	return e.printAs(format, list.Objects, false)
+}
+
+// printAs is the output for programs; one was asked for by its name.
+func (e *env) printAs(format string, objects []admin.Object, one bool) error {
+	switch format {
+	case "yaml":
+		return e.printYAML(objects, one)
+	case "json":
+		return e.printObjectsJSON(objects, one)
+	}
+	for _, o := range objects {
+		if _, err := fmt.Fprintln(e.out, objectName(o.Kind, o.Namespace, o.Name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -28,6 +28,8 @@ const MaxChanges = store.MaxOps
 type Record struct {
 	resource.Object
 	Created     time.Time // when it was first applied
+	Generation  int64     // +1 with every change of the defaulted spec
+	Source      string    // the watched directory that wrote it last; empty: somebody applied it
 	First, Last int64     // revisions of its creation and its last change
 }
 
@@ -36,6 +38,9 @@ type stored struct {
 	Object  json.RawMessage `json:"object"`
 	Places  resource.Places `json:"places"`
 	Created time.Time       `json:"created"`
+
+	Generation int64  `json:"generation,omitempty"` // absent in what earlier versions wrote: 1
+	Source     string `json:"source,omitempty"`
 }
 
 // Key is where an object lies.
@@ -56,7 +61,7 @@ func Decode(kv store.KV) (Record, error) {
 	if Key(o.Kind, o.Namespace, o.Name) != kv.Key {
 		return Record{}, fmt.Errorf("reading %q: it holds %s", kv.Key, o.ID())
 	}
-	return Record{Object: o, Created: s.Created, First: kv.Create, Last: kv.Mod}, nil
+	return Record{Object: o, Created: s.Created, Generation: max(s.Generation, 1), Source: s.Source, First: kv.Create, Last: kv.Mod}, nil
 }
 
 // Catalog writes objects. It is safe for concurrent use.
@@ -102,6 +107,7 @@ func (c *Catalog) All(ctx context.Context) (map[string]Record, int64, error) {
 type Change struct {
 	Object resource.Object
 	Remove bool
+	Source string // of Record
 }
 
 // What became of a change.
@@ -143,18 +149,21 @@ func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, er
 			p.Txn.If = append(p.Txn.If, store.ModIs(key, was.Last))
 			p.Txn.Then = append(p.Txn.Then, store.Delete(key))
 			continue
-		case exists && string(was.JSON) == string(o.JSON):
+		case exists && string(was.JSON) == string(o.JSON) && was.Source == ch.Source:
 			// The same object from another place is the same object: its places stay too,
 			// else re-applying a moved file would be a change of policy.
 			p.Results = append(p.Results, Unchanged)
 			continue
 		case exists:
 			p.Results = append(p.Results, Changed)
+			if !resource.SameSpec(was.Object, o) {
+				was.Generation++
+			}
 		default:
 			p.Results = append(p.Results, Created)
-			was.Created = now
+			was.Created, was.Generation = now, 1
 		}
-		b, err := json.Marshal(stored{V: 1, Object: o.JSON, Places: o.Places, Created: was.Created.UTC().Truncate(time.Second)})
+		b, err := json.Marshal(stored{V: 1, Object: o.JSON, Places: o.Places, Created: was.Created.UTC().Truncate(time.Second), Generation: was.Generation, Source: ch.Source})
 		if err != nil {
 			return Plan{}, fmt.Errorf("encoding %s: %w", o.ID(), err)
 		}

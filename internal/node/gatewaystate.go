@@ -14,7 +14,7 @@ import (
 	"countersign.dev/internal/route"
 )
 
-// doorReport is what the server hears of the ports, and of which generation of the Gateways they are.
+// doorReport is what the server hears of the ports, and of which Gateways they are.
 type doorReport struct {
 	newest int64
 	doors  []doorState
@@ -65,13 +65,13 @@ func (g *gateways) report(ctx context.Context, h *held, wanted map[doorKey]bool)
 	g.said = now
 }
 
-// newest is the generation of the objects that ports depend on.
+// newest is the revision of the objects that ports depend on.
 func newest(o route.Objects) (out int64) {
 	for _, c := range o.Classes {
-		out = max(out, c.Generation)
+		out = max(out, c.Revision)
 	}
 	for _, g := range o.Gateways {
-		out = max(out, g.Generation)
+		out = max(out, g.Revision)
 	}
 	return out
 }

@@ -21,6 +21,7 @@ func (n Name) String() string { return n.Namespace + "/" + n.Name }
 type Meta struct {
 	Name
 	Generation int64     // +1 with every change of the defaulted spec
+	Revision   int64     // of the store, at the last change of anything in the object
 	Created    time.Time // whole seconds; the older object wins ties
 }
 
@@ -32,6 +33,9 @@ func (m Meta) Older(o Meta) bool {
 	}
 	return m.String() < o.String()
 }
+
+// At notes the revision of the last change.
+func (m *Meta) At(revision int64) { m.Revision = revision }
 
 // Protocol is the protocol of a listener, as spelled in the API.
 type Protocol string

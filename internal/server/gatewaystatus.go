@@ -87,10 +87,10 @@ func (s *Server) edge() *edgeStatus {
 // waits: for that one it does not run.
 func (s *Server) gatewayFacts(v *view, g *route.Gateway, since int64) route.GatewayFacts {
 	f := route.GatewayFacts{Ports: map[uint16]string{}, AddressRefusal: g.AddressRefusal()}
-	newest := g.Generation
+	newest := g.Revision
 	for _, c := range v.Edge.Classes {
 		if c.Name.Name == g.Class {
-			newest = max(newest, c.Generation)
+			newest = max(newest, c.Revision)
 		}
 	}
 	e, known := v.entry(g.String())

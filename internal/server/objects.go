@@ -452,7 +452,7 @@ func (s *Server) shown(r catalog.Record, edge func() *edgeStatus) (admin.Object,
 	columns := resource.Row(r.Object, s.meta.RootNamespace, s.td.Name())
 	switch r.Kind {
 	case "GatewayClass", "Gateway", "HTTPRoute":
-		more.Generation = r.Last // as dated reads it
+		more.Generation = r.Generation
 		var word string
 		var err error
 		if word, more.Status, err = edge().of(r); err != nil {

@@ -356,10 +356,15 @@ func aged[T any](r catalog.Record, read func(resource.Object) (T, error), since 
 	}
 }
 
-// dated reads an object of the Gateway API, where age decides ties. Its generation is the revision
-// that last changed it: it grows, though by more than one.
+// dated reads an object of the Gateway API, where age decides ties.
 func dated[T any](r catalog.Record, read func(resource.Object, time.Time, int64) (T, error)) func(resource.Object) (T, error) {
-	return func(o resource.Object) (T, error) { return read(o, r.Created.Truncate(time.Second), r.Last) }
+	return func(o resource.Object) (T, error) {
+		x, err := read(o, r.Created.Truncate(time.Second), r.Generation)
+		if m, ok := any(&x).(interface{ At(revision int64) }); ok {
+			m.At(r.Last)
+		}
+		return x, err
+	}
 }
 
 func addTo[T any](list *[]T, r catalog.Record, read func(resource.Object) (T, error)) error {
