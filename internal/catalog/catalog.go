@@ -7,11 +7,14 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"countersign.dev/internal/resource"
@@ -65,7 +68,12 @@ func Decode(kv store.KV) (Record, error) {
 }
 
 // Catalog writes objects. It is safe for concurrent use.
-type Catalog struct{ st store.Store }
+type Catalog struct {
+	st store.Store
+
+	whole      sync.RWMutex // held for writing while a set moves, for reading while the objects are listed
+	unfinished atomic.Bool  // a set was perhaps not moved whole
+}
 
 // New keeps objects in st.
 func New(st store.Store) *Catalog { return &Catalog{st: st} }
@@ -73,9 +81,10 @@ func New(st store.Store) *Catalog { return &Catalog{st: st} }
 // ErrConflict: an object changed between reading and writing; nothing was changed.
 var ErrConflict = errors.New("the objects changed meanwhile")
 
-// TooMany is a batch beyond MaxChanges; nothing was changed.
+// TooMany is a batch beyond MaxChanges, or Most where that is set; nothing was changed.
 type TooMany struct {
 	Changes int
+	Most    int
 	Beside  int // what goes with them: see Plan.Room
 }
 
@@ -83,11 +92,18 @@ func (e TooMany) Error() string {
 	if e.Beside > 0 {
 		return fmt.Sprintf("%d objects and %d records that go with them would change, at most %d do at once", e.Changes, e.Beside, MaxChanges)
 	}
-	return fmt.Sprintf("%d objects would change, at most %d do at once", e.Changes, MaxChanges)
+	return fmt.Sprintf("%d objects would change, at most %d do at once", e.Changes, cmp.Or(e.Most, MaxChanges))
 }
 
 // All lists every object, in the order of kind, namespace, name, at one revision.
 func (c *Catalog) All(ctx context.Context) (map[string]Record, int64, error) {
+	if c.unfinished.Load() {
+		if _, err := c.Finish(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	c.whole.RLock()
+	defer c.whole.RUnlock()
 	kvs, rev, err := c.st.List(ctx, Prefix)
 	if err != nil {
 		return nil, 0, fmt.Errorf("listing the objects: %w", err)
@@ -138,6 +154,15 @@ func (p Plan) Room(n int) error {
 
 // Prepare works out what changes do to the objects known. It writes nothing.
 func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
+	p, err := PrepareSet(known, changes, now)
+	if n := len(p.Txn.Then); err == nil && n > MaxChanges {
+		return Plan{}, TooMany{Changes: n}
+	}
+	return p, err
+}
+
+// PrepareSet is Prepare for CommitSet.
+func PrepareSet(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
 	var p Plan
 	for _, ch := range changes {
 		o := ch.Object
@@ -170,8 +195,8 @@ func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, er
 		p.Txn.If = append(p.Txn.If, store.ModIs(key, was.Last))
 		p.Txn.Then = append(p.Txn.Then, store.Put(key, b))
 	}
-	if n := len(p.Txn.Then); n > MaxChanges {
-		return Plan{}, TooMany{Changes: n}
+	if n := len(p.Txn.Then); n > MaxSet {
+		return Plan{}, TooMany{Changes: n, Most: MaxSet}
 	}
 	return p, nil
 }
