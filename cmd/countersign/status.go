@@ -72,6 +72,7 @@ func (e *env) status(ctx context.Context) error {
 		}
 		fmt.Fprintf(&b, "  node       %s, inbound %s, engine %s%s\n", n.Name, n.Inbound, n.Engine, state)
 	}
+	b.WriteString(watchLines(s.Watch))
 	if _, err := fmt.Fprint(e.out, b.String()); err != nil {
 		return err
 	}
@@ -109,6 +110,33 @@ func (e *env) gather(ctx context.Context) (admin.ServerStatus, admin.LocalStatus
 	})
 	s.Workloads, s.LastMinute = workloads, &local.LastMinute
 	return s, local, nil
+}
+
+// faultsShown are those of a watched directory that status tells; --json and the log have all.
+const faultsShown = 5
+
+// watchLines say how a watched directory fares.
+func watchLines(w *admin.WatchStatus) string {
+	if w == nil {
+		return ""
+	}
+	line := fmt.Sprintf("  directory  %s, ", escape(tilde(w.Directory)))
+	if w.Error == "" {
+		return line + fmt.Sprintf("%s, applied at revision %d\n", counted(w.Objects, "object"), w.Revision)
+	}
+	line += "not applied: " + escape(w.Error)
+	if w.Revision > 0 {
+		line += fmt.Sprintf("; in force is what it held at revision %d", w.Revision)
+	}
+	for i, f := range w.Faults {
+		if i == faultsShown {
+			line += fmt.Sprintf("\n    and %d more", len(w.Faults)-i)
+			break
+		}
+		first, _, _ := strings.Cut(f.String(), "\n")
+		line += "\n    " + escape(first)
+	}
+	return line + "\n"
 }
 
 // authorityLine is "root 3f9a12c4 ends in 364d, issuing 8b07d1e2 in 6d".

@@ -45,6 +45,7 @@ type upOptions struct {
 	trustDomain string
 	passphrase  string
 	config      string
+	watch       string
 	log         string
 	logFormat   string
 	svidTTL     time.Duration // demo and tests: of the configuration
@@ -56,13 +57,14 @@ func upCommand() *command {
 	return &command{
 		name: "up", view: true,
 		summary:  "Start server, node and store on this machine, in one process.",
-		examples: []string{"countersign up", "countersign up --dir /var/tmp/cs --inbound 127.0.0.1:7543", "countersign up --config up.yaml"},
+		examples: []string{"countersign up", "countersign up --dir /var/tmp/cs --inbound 127.0.0.1:7543", "countersign up --config up.yaml", "countersign up --watch /etc/countersign/mesh"},
 		usage:    "[flags]",
 		about: `The first start makes an authority, a trust domain and a policy that refuses
 every call (allow-nothing); later starts go on with what is there. It listens on
 loopback only and runs until Ctrl-C, SIGTERM or countersign down.`,
 		flags: func(f *flags) {
 			f.text(&o.inbound, "inbound", "ADDR:PORT", "where calls from other workloads arrive   [127.0.0.1:7443]")
+			f.text(&o.watch, "watch", "DIR", "apply what is below DIR, whenever it changes")
 			f.text(&o.trustDomain, "trust-domain", "TD", "of a new mesh, first start only            [cluster.local]")
 			f.text(&o.passphrase, "passphrase-file", "F", "seal the keys with the passphrase in F     [a key file]")
 			f.text(&o.config, "config", "F", "file with trustDomain, svidTTL, rootNamespace ...")
@@ -135,6 +137,9 @@ func (e *env) openHouse(ctx context.Context, o upOptions) (h *house, err error) 
 		return h, err
 	}
 	h.log = telemetry.NewLog(e.logWriter(), o.level(e), o.logFormat)
+	if h.o.watch, err = h.watched(o.watch); err != nil {
+		return h, err
+	}
 	hide()
 	collectLess()
 	for _, step := range []func(context.Context) error{h.openDirs, h.openPorts, h.openStore, h.openRoles} {
@@ -305,7 +310,7 @@ func (h *house) openRoles(ctx context.Context) error {
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
 		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
-		InRun: h.lineage.InRun, Tokens: h.tokenSet,
+		InRun: h.lineage.InRun, Tokens: h.tokenSet, Home: machineName(), Watch: h.o.watch, WatchConfirmed: h.e.yes,
 	})
 	if err != nil {
 		return err

@@ -142,6 +142,16 @@ type ServerStatus struct {
 	Store       StoreStatus  `json:"store"`
 	Workloads   []Workload   `json:"workloads"`
 	LastMinute  *LastMinute  `json:"last_minute,omitempty"`
+	Watch       *WatchStatus `json:"watch,omitempty"`
+}
+
+// WatchStatus is how the watched directory fares. With an error what was good before is in force.
+type WatchStatus struct {
+	Directory string           `json:"directory"`
+	Objects   int              `json:"objects"`
+	Revision  int64            `json:"revision"` // at which it was last applied
+	Error     string           `json:"error,omitempty"`
+	Faults    []resource.Fault `json:"faults,omitempty"`
 }
 
 // NodeStatus is one node as the server knows it.

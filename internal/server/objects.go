@@ -18,6 +18,7 @@ import (
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/snapshot"
 	"countersign.dev/internal/store"
+	"golang.org/x/sync/errgroup"
 )
 
 // apply takes all documents or none.
@@ -62,7 +63,10 @@ func (s *Server) decoding(r admin.ApplyRequest, known map[string]catalog.Record)
 			return rec.Object, ok
 		},
 	}
-	if nodes := s.world.load().nodes; len(nodes) == 1 {
+	switch nodes := s.world.load().nodes; len(nodes) {
+	case 0:
+		o.OneNode = s.o.Home
+	case 1:
 		for name := range nodes {
 			o.OneNode = name
 		}
@@ -153,17 +157,21 @@ type batch struct {
 	rev         int64
 	changes     []catalog.Change
 	dryRun      bool
+	directory   string // the watched one; empty: a person
 }
 
 // commit writes changes with what they end, records who did what, and waits until this server
 // knows it.
 func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) {
-	plan, err := catalog.Prepare(b.known, b.changes, time.Now())
+	if err := s.inDirectory(b); err != nil {
+		return admin.ApplyReply{}, err
+	}
+	plan, err := catalog.PrepareSet(b.known, b.changes, time.Now())
 	var ended endings
 	if err == nil {
 		ended, err = s.endings(b.known, b.changes)
 	}
-	if err == nil {
+	if err == nil && b.directory == "" {
 		err = plan.Room(ended.ops())
 	}
 	var many catalog.TooMany
@@ -184,7 +192,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if b.dryRun || !plan.Changes() {
 		return reply, nil
 	}
-	if err := s.recordChange(ctx, b.verb, reply.Objects); err != nil {
+	if err := s.recordChange(ctx, b, reply.Objects); err != nil {
 		return admin.ApplyReply{}, err
 	}
 	ops, err := s.end(ctx, ended)
@@ -192,7 +200,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 		return admin.ApplyReply{}, err
 	}
 	plan.Txn.Then = append(plan.Txn.Then, ops...)
-	reply.Revision, err = s.catalog.Commit(ctx, plan)
+	reply.Revision, err = s.catalog.CommitSet(ctx, plan)
 	if errors.Is(err, catalog.ErrConflict) {
 		return admin.ApplyReply{}, &admin.Problem{Code: "conflict", Message: b.doing + ": the objects changed meanwhile; nothing was changed", Hints: []string{"countersign get ap -A"}}
 	}
@@ -330,25 +338,36 @@ func (s *Server) grantObjects(v *view) grant.Objects {
 }
 
 // recordChange writes who changes what before it is changed.
-func (s *Server) recordChange(ctx context.Context, verb string, results []admin.Result) error {
+func (s *Server) recordChange(ctx context.Context, b batch, results []admin.Result) error {
 	actor := "unknown"
 	if p := admin.ProcessOf(ctx); p != nil {
 		actor = fmt.Sprintf("unix:uid:%d", p.UID())
+	}
+	if b.directory != "" {
+		actor = "directory:" + b.directory
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(1) // in their order
+	if len(results) > catalog.MaxChanges {
+		g.SetLimit(256) // which share a sync of the disk
 	}
 	for _, r := range results {
 		if r.Result == catalog.Unchanged {
 			continue
 		}
-		rec := &audit.Record{
-			Kind: audit.KindAdmin, Actor: actor, Action: verb, Object: r.Kind + "/" + r.Namespace + "/" + r.Name,
-			Summary: r.Result, Decision: audit.Allow, Layer: audit.LayerAdmin, Result: audit.ResultOK,
-		}
-		if err := s.recorder.Record(ctx, rec); err != nil {
-			return fmt.Errorf("recording a change: %w", err)
-		}
-		s.o.Log.Info("object "+r.Result, "object", rec.Object, "actor", actor)
+		g.Go(func() error {
+			rec := &audit.Record{
+				Kind: audit.KindAdmin, Actor: actor, Action: b.verb, Object: r.Kind + "/" + r.Namespace + "/" + r.Name,
+				Summary: r.Result, Decision: audit.Allow, Layer: audit.LayerAdmin, Result: audit.ResultOK,
+			}
+			if err := s.recorder.Record(ctx, rec); err != nil {
+				return fmt.Errorf("recording a change: %w", err)
+			}
+			s.o.Log.Info("object "+r.Result, "object", rec.Object, "actor", actor)
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // remove deletes objects by name, or those that files name.

@@ -55,6 +55,10 @@ type Options struct {
 	Metrics       *telemetry.Metrics
 	Log           *slog.Logger
 	Tokens        TokenOptions
+	Home          string // of the node that will join in this process: the one node of a Workload until then
+	// Watch is a directory whose objects are applied, absolute; WatchConfirmed, that it may open the mesh.
+	Watch          string
+	WatchConfirmed bool
 	// InRun asks the node of this process whether a caller belongs to a run.
 	InRun func(*attest.Process) (bool, error)
 }
@@ -76,6 +80,8 @@ type Server struct {
 	home     atomic.Pointer[string] // name of the node in this process, once invited
 	tokens   *tokens                // nil: no listeners for it
 	decision []byte                 // key of decision ids
+
+	directory directory
 	started  time.Time
 	Made     bool // this start made the mesh
 
@@ -285,6 +291,9 @@ func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
 			return fail(err)
 		}
 	}
+	if _, err := s.catalog.Finish(ctx); err != nil {
+		return fail(err)
+	}
 	g.Go(func() error { return ended(ctx, s.ca.Run(ctx)) })
 	g.Go(func() error { return s.keepOwn(ctx) })
 	g.Go(func() error { return ended(ctx, s.follow(ctx)) })
@@ -292,6 +301,11 @@ func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
 	g.Go(func() error { return s.watchStore(ctx) })
 	if err := s.world.waitFor(ctx, 1); err != nil {
 		return fail(err)
+	}
+	if s.o.Watch != "" { // before a node is told anything: a door opens with all of it
+		tried, first := context.WithCancel(ctx)
+		g.Go(func() error { return ended(ctx, s.followDirectory(ctx, first)) })
+		<-tried.Done()
 	}
 	g.Go(func() error { return s.expire(ctx) })
 	if s.tokens != nil {

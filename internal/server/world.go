@@ -145,6 +145,9 @@ func (s *Server) follow(ctx context.Context) error {
 				s.world.values[kv.Key] = kv
 			}
 		}
+		if s.moving() {
+			return nil
+		}
 		return s.rebuild(rev)
 	}
 	apply := func(b store.Batch) error {
@@ -165,6 +168,9 @@ func (s *Server) follow(ctx context.Context) error {
 				s.world.values[e.KV.Key] = e.KV
 			}
 		}
+		if s.moving() {
+			return nil
+		}
 		return s.rebuild(b.Rev)
 	}
 	return store.Follow(ctx, s.o.Store, "", reset, apply)
@@ -173,7 +179,13 @@ func (s *Server) follow(ctx context.Context) error {
 // concerns says whether a key is of the world. What the token service writes for each request
 // is not: it would be decoded anew for every assertion that comes in.
 func concerns(key string) bool {
-	return !strings.HasPrefix(key, "token/") || strings.HasPrefix(key, tokenKeys)
+	return (!strings.HasPrefix(key, "token/") || strings.HasPrefix(key, tokenKeys)) && !catalog.Staged(key)
+}
+
+// moving: the objects are half of one set and half of another, which is no state of the mesh.
+func (s *Server) moving() bool {
+	_, ok := s.world.values[catalog.Moving]
+	return ok
 }
 
 // rebuild decodes what the store holds. What cannot be read keeps the last good world: an
