@@ -65,7 +65,7 @@ func (e *env) get(ctx context.Context, args []string) error {
 	if e.all && len(refs) > 0 {
 		return usage("-A lists; a NAME is of one namespace", "countersign get "+kind.Short+" "+refs[0].Name)
 	}
-	objects, err := e.fetch(ctx, kind, refs)
+	objects, err := e.fetch(ctx, kind, refs, formOf(format))
 	if err != nil {
 		return err
 	}
@@ -85,11 +85,19 @@ func (e *env) get(ctx context.Context, args []string) error {
 
 // everything is `get -A` of no kind: every object with its status, from one revision.
 func (e *env) everything(ctx context.Context, format string) error {
-	list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{})
+	list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{Form: formOf(format)})
 	if err != nil {
 		return err
 	}
 	return e.printAs(format, list.Objects, false)
+}
+
+// formOf is what an output asks the server for.
+func formOf(format string) string {
+	if format == "yaml" || format == "json" {
+		return format
+	}
+	return "none"
 }
 
 // printAs is the output for programs; one was asked for by its name.
@@ -117,9 +125,9 @@ func (e *env) none(kind resource.Kind) string {
 }
 
 // fetch asks for the objects named, or for all of a kind, and gives them sorted.
-func (e *env) fetch(ctx context.Context, kind resource.Kind, refs []admin.Ref) ([]admin.Object, error) {
+func (e *env) fetch(ctx context.Context, kind resource.Kind, refs []admin.Ref, form string) ([]admin.Object, error) {
 	if len(refs) == 0 {
-		q := admin.Query{Kind: kind.Name, Namespace: e.inForce()}
+		q := admin.Query{Kind: kind.Name, Namespace: e.inForce(), Form: form}
 		if e.all {
 			q.Namespace = ""
 		}
@@ -136,7 +144,7 @@ func (e *env) fetch(ctx context.Context, kind resource.Kind, refs []admin.Ref) (
 	}
 	var out []admin.Object
 	for _, ns := range spaces {
-		list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{Kind: kind.Name, Namespace: ns, Names: names[ns]})
+		list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{Kind: kind.Name, Namespace: ns, Names: names[ns], Form: form})
 		if err != nil {
 			return nil, err
 		}
@@ -177,7 +185,7 @@ func (e *env) printObjects(kind resource.Kind, objects []admin.Object, wide bool
 // noteStrict says what holds where no mesh-wide PeerAuthentication says otherwise.
 func (e *env) noteStrict(ctx context.Context, objects []admin.Object) error {
 	if !e.all {
-		list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{Kind: "PeerAuthentication"})
+		list, err := askServer[admin.Objects](ctx, e, "/v1/objects", admin.Query{Kind: "PeerAuthentication", Form: "none"})
 		if err != nil {
 			return err
 		}
@@ -192,7 +200,7 @@ func (e *env) noteStrict(ctx context.Context, objects []admin.Object) error {
 
 // countKinds is `get` alone.
 func (e *env) countKinds(ctx context.Context, format string) error {
-	q := admin.Query{}
+	q := admin.Query{Form: "none"}
 	if e.named {
 		q.Namespace = e.namespace
 	}

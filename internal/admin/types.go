@@ -75,6 +75,7 @@ type Query struct {
 	Kind      string   `json:"kind,omitempty"`
 	Namespace string   `json:"namespace,omitempty"`
 	Names     []string `json:"names,omitempty"`
+	Form      string   `json:"form,omitempty"` // json, yaml, none: what is filled in of each object; empty: both
 }
 
 // Object is one applied object as it is shown.

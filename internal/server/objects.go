@@ -451,7 +451,7 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 		if len(q.Names) > 0 && !slices.Contains(q.Names, r.Name) {
 			continue
 		}
-		o, err := s.shown(r, edge)
+		o, err := s.shown(r, q.Form, edge)
 		if err != nil {
 			return admin.Objects{}, err
 		}
@@ -466,7 +466,7 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 	return out, nil
 }
 
-func (s *Server) shown(r catalog.Record, edge func() *edgeStatus) (admin.Object, error) {
+func (s *Server) shown(r catalog.Record, form string, edge func() *edgeStatus) (admin.Object, error) {
 	more := resource.Served{Created: r.Created, Version: fmt.Sprint(r.Last)}
 	columns := resource.Row(r.Object, s.meta.RootNamespace, s.td.Name())
 	switch r.Kind {
@@ -485,13 +485,17 @@ func (s *Server) shown(r catalog.Record, edge func() *edgeStatus) (admin.Object,
 			columns = []string{word}
 		}
 	}
-	y, err := more.YAML(r.Object)
-	if err != nil {
-		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+	var y, j []byte
+	var err error
+	if form == "" || form == "yaml" {
+		if y, err = more.YAML(r.Object); err != nil {
+			return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+		}
 	}
-	j, err := more.JSON(r.Object)
-	if err != nil {
-		return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+	if form == "" || form == "json" {
+		if j, err = more.JSON(r.Object); err != nil {
+			return admin.Object{}, fmt.Errorf("writing %s: %w", r.ID(), err)
+		}
 	}
 	return admin.Object{
 		Kind: r.Kind, APIVersion: r.APIVersion, Namespace: r.Namespace, Name: r.Name, Created: r.Created,
