@@ -55,9 +55,14 @@ func (e *env) allow(ctx context.Context, o allowOptions, args []string) error {
 	if !o.dryRun || e.json {
 		return e.written(ctx, reply, o.wait)
 	}
+	return e.printDry(reply)
+}
+
+// printDry prints the objects that would be there.
+func (e *env) printDry(reply admin.ApplyReply) error {
 	for _, n := range reply.Notes {
 		e.say("note: %s", n)
 	}
-	_, err = fmt.Fprint(e.out, reply.YAML)
+	_, err := fmt.Fprint(e.out, reply.YAML)
 	return err
 }

@@ -4,7 +4,7 @@ package main
 func commands() []*command {
 	return []*command{
 		upCommand(), downCommand(), demoCommand(), runCommand(),
-		allowCommand(), whyCommand(), tapCommand(), statusCommand(),
+		allowCommand(), exposeCommand(), whyCommand(), tapCommand(), statusCommand(),
 		applyCommand(), getCommand(), deleteCommand(),
 		routeListCommand(), routeShowCommand(), routeTestCommand(),
 		tokenIssueCommand(), tokenExchangeCommand(), tokenVerifyCommand(), tokenRevokeCommand(), tokenRotateCommand(),

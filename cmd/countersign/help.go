@@ -26,6 +26,7 @@ Every day
   demo         the same with a small shop of real programs and an intruder
   run          run a program as a workload
   allow        write the policy that allows exactly this
+  expose       open one front door: a host name, a service, who may enter
   why          explain a refusal, or what would happen
   tap          decisions as they are made
   status       what runs, what lags, when certificates end

@@ -125,7 +125,11 @@ func (e *env) written(ctx context.Context, reply admin.ApplyReply, w wait) error
 	if reply.DryRun {
 		e.say("nothing was changed (--dry-run)")
 	}
-	if late == nil && reply.Undo != "" && changed && !reply.DryRun && reply.Objects[0].Result == "created" {
+	for _, line := range reply.Next {
+		e.say("%s", line)
+	}
+	created := func(r admin.Result) bool { return r.Result == "created" }
+	if late == nil && reply.Undo != "" && !reply.DryRun && slices.ContainsFunc(reply.Objects, created) {
 		e.say("undo: %s", reply.Undo)
 	}
 	return late

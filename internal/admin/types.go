@@ -54,8 +54,9 @@ type ApplyReply struct {
 	DryRun   bool             `json:"dry_run,omitempty"`
 	Notes    []string         `json:"notes,omitempty"`
 	Warnings []resource.Fault `json:"warnings,omitempty"`
-	Sentence string           `json:"sentence,omitempty"` // allow: what FROM may now do at TO
-	YAML     string           `json:"yaml,omitempty"`     // allow --dry-run: the object
+	Sentence string           `json:"sentence,omitempty"` // allow: what FROM may now do at TO; expose: who may enter
+	YAML     string           `json:"yaml,omitempty"`     // allow, expose --dry-run: the objects
+	Next     []string         `json:"next,omitempty"` // expose: the commands that follow
 	Undo     string           `json:"undo,omitempty"`
 }
 
@@ -68,6 +69,23 @@ type AllowRequest struct {
 	Hosts     []string `json:"hosts,omitempty"`
 	Namespace string   `json:"namespace,omitempty"`
 	DryRun    bool     `json:"dry_run,omitempty"`
+}
+
+// ExposeRequest is POST /v1/expose. Service is a NAME as typed.
+type ExposeRequest struct {
+	Host        string   `json:"host"`
+	Service     string   `json:"service"`
+	Requests    []string `json:"requests,omitempty"`
+	JWT         []string `json:"jwt,omitempty"` // issuers, or own
+	Audience    string   `json:"audience,omitempty"`
+	Key         bool     `json:"key,omitempty"`
+	Public      bool     `json:"public,omitempty"`
+	Port        uint16   `json:"port,omitempty"`
+	ServicePort uint16   `json:"service_port,omitempty"`
+	Certificate string   `json:"certificate,omitempty"` // CHAIN,KEY on the gateway's host
+	Remove      bool     `json:"remove,omitempty"`
+	Namespace   string   `json:"namespace,omitempty"`
+	DryRun      bool     `json:"dry_run,omitempty"`
 }
 
 // Query is POST /v1/objects; an empty field selects all.

@@ -42,6 +42,9 @@ func AllowName(a Allow, find func(name string) (Object, bool)) (name string, exi
 		if !ok {
 			return name, nil, nil
 		}
+		if o.Annotations[writtenBy] == "expose" {
+			continue // it goes with its door
+		}
 		p, err := allowed(o)
 		if err != nil {
 			return "", nil, err

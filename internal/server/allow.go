@@ -136,10 +136,7 @@ func allowProblem(r admin.AllowRequest, err error) error {
 		}
 		return p
 	case errors.Is(err, resource.ErrNotMine):
-		id, _, _ := strings.Cut(err.Error(), " ")
-		_, name, _ := strings.Cut(id, "/")
-		ns, name, _ := strings.Cut(name, "/")
-		return &admin.Problem{Code: "not_mine", Message: err.Error(), Hints: []string{fmt.Sprintf("countersign get ap %s -n %s -o yaml > %s.yaml", name, ns, name)}}
+		return notMine(err)
 	}
 	return &admin.Problem{Code: "usage", Exit: 2, Message: err.Error(), Hints: []string{"countersign allow web api 'GET /orders/{*}'"}}
 }

@@ -340,6 +340,7 @@ func (s *Server) routes() http.Handler {
 	admin.Handle(mux, log, "POST /v1/apply", told(s.apply))
 	admin.Handle(mux, log, "POST /v1/delete", told(s.remove))
 	admin.Handle(mux, log, "POST /v1/allow", told(s.allow))
+	admin.Handle(mux, log, "POST /v1/expose", told(s.expose))
 	admin.Handle(mux, log, "POST /v1/objects", told(s.objects))
 	admin.Handle(mux, log, "POST /v1/why", told(s.why))
 	admin.Handle(mux, log, "POST /v1/enforced", told(s.enforced))
