@@ -123,7 +123,7 @@ func (f *front) readPolicy(o Object) {
 	}
 	d := f.door(k)
 	if later, closed := o.Annotations[exposesLater]; closed {
-		d.ways[Way{}] = strings.Split(later, " | ")
+		d.ways[Way{}] = readLater(later)
 	}
 	for _, rule := range p.Rules {
 		var requests []string

@@ -299,7 +299,7 @@ func (f *front) enter(k doorKey, d *door) frontDoc {
 	}
 	out := frontDoc{
 		roleEnter(k), "AuthorizationPolicy", frontNamespace, name + "-at-" + hostWord(k.host),
-		map[string]string{exposes: k.String(), exposesLater: strings.Join(d.ways[Way{}], " | ")}, fields{"targetRefs": frontRef()},
+		map[string]string{exposes: k.String(), exposesLater: laterText(d.ways[Way{}])}, fields{"targetRefs": frontRef()},
 	}
 	hosts := []string{k.host, k.host + ":*"}
 	var otherHosts []string
@@ -346,6 +346,21 @@ func (f *front) enter(k doorKey, d *door) frontDoc {
 		out.spec["rules"] = rules
 	}
 	return out
+}
+
+// laterText is the annotation of requests that wait for a way in, readLater what it says.
+func laterText(requests []string) string {
+	if slices.Equal(requests, []string{""}) {
+		return "*"
+	}
+	return strings.Join(requests, " | ")
+}
+
+func readLater(text string) []string {
+	if text == "*" {
+		return []string{""}
+	}
+	return strings.Split(text, " | ")
 }
 
 func fromToken(principal string) []any {
