@@ -56,7 +56,7 @@ type ApplyReply struct {
 	Warnings []resource.Fault `json:"warnings,omitempty"`
 	Sentence string           `json:"sentence,omitempty"` // allow: what FROM may now do at TO; expose: who may enter
 	YAML     string           `json:"yaml,omitempty"`     // allow, expose --dry-run: the objects
-	Next     []string         `json:"next,omitempty"` // expose: the commands that follow
+	Next     []string         `json:"next,omitempty"`     // expose: the commands that follow
 	Undo     string           `json:"undo,omitempty"`
 }
 

@@ -288,3 +288,24 @@ func Gateway(o Object, created time.Time, generation int64) (route.Gateway, erro
 	}
 	return out, nil
 }
+
+// WithoutTLS are the HTTPS listeners of a Gateway that say nothing of a certificate.
+func WithoutTLS(o Object) []string {
+	spec, err := specOf[struct {
+		GatewayClassName          string
+		Listeners                 []listenerSpec
+		Addresses, Infrastructure json.RawMessage
+		DefaultScope              string
+		AllowedListeners, TLS     json.RawMessage
+	}](o, "Gateway")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, l := range spec.Listeners {
+		if l.Protocol == string(route.HTTPS) && len(l.TLS.CertificateRefs)+len(l.TLS.Options) == 0 {
+			out = append(out, l.Name)
+		}
+	}
+	return out
+}

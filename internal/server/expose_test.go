@@ -75,7 +75,9 @@ func TestExpose(t *testing.T) {
 	if closed.Sentence != "" || len(closed.Next) != 0 || !slices.Contains(closed.Notes, "nobody may pass until --jwt, --key or --public") {
 		t.Errorf("a door that is closed: %+v", closed)
 	}
-	remove := func(host, service string) { say(with(exposing(host, service), func(q *admin.ExposeRequest) { q.Remove = true })) }
+	remove := func(host, service string) {
+		say(with(exposing(host, service), func(q *admin.ExposeRequest) { q.Remove = true }))
+	}
 	remove("*.shop.test", "closed")
 	remove("x.test", "shop/web")
 	remove("api.localhost", "api")

@@ -189,6 +189,9 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if reply.Warnings, err = s.canEnforce(b); err != nil {
 		return admin.ApplyReply{}, err
 	}
+	if b.verb == "apply" {
+		reply.Notes = certificateNotes(b.changes, plan.Results)
+	}
 	if b.dryRun || !plan.Changes() {
 		return reply, nil
 	}
@@ -224,7 +227,7 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 	if err := impersonators(b, then, v); err != nil {
 		return nil, err
 	}
-	_, faults := policy.Compile(policy.Set{
+	compiled, faults := policy.Compile(policy.Set{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
 		Policies: v.Policies, PeerAuth: v.PeerAuth, RequestAuth: v.ReqAuth,
 	})
@@ -232,7 +235,9 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 		f := faults[0]
 		return nil, &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
 	}
-	return s.consented(b, then, v)
+	v.compiled = compiled
+	warnings, err = s.consented(b, then, v)
+	return append(warnings, s.edgeWarnings(b, then, v)...), err
 }
 
 // ranked makes what a batch writes younger than all else, the new objects last: of two that
@@ -308,10 +313,7 @@ func (s *Server) consented(b batch, then map[string]catalog.Record, now *view) (
 			warnings = append(warnings, told(f, resource.Warning))
 		}
 	}
-	if more := len(warnings) - maxWarnings; more > 0 {
-		warnings = append(warnings[:maxWarnings], resource.Fault{Text: fmt.Sprintf("and %d more", more), Severity: resource.Warning})
-	}
-	return warnings, nil
+	return bounded(warnings), nil
 }
 
 // maxWarnings bounds those of one batch between objects.

@@ -14,12 +14,7 @@ import (
 // needs is what a caller has to show, over whom nothing is known, for policy at the Gateway to let the request in;
 // "" for nothing.
 func (r *routing) needs(at *route.Router, q outside) string {
-	dest := policy.Destination{Namespace: at.Gateway.Namespace, ServiceAccount: at.Gateway.Name, Labels: map[string]string{"app": at.Gateway.Name, policy.GatewayLabel: at.Gateway.Name}, Gateway: true}
-	for _, e := range r.Entries {
-		if e.Namespace == dest.Namespace && e.ServiceAccount == dest.ServiceAccount {
-			dest.Labels = e.Labels
-		}
-	}
+	dest := r.gatewayDestination(at.Gateway)
 	var w admin.Why
 	admin.Explain(&w, admin.Asked{
 		Set: r.set(), Compiled: r.compiled, Dest: dest, To: at.Gateway.String(),
@@ -46,6 +41,17 @@ func (r *routing) needs(at *route.Router, q outside) string {
 		misses = append(misses, fmt.Sprintf("%s allows %s", m.Field, strings.Join(m.Allows, ", ")))
 	}
 	return fmt.Sprintf("%s: %s: %s", what, policyRule(nearest.Policy, nearest.Rule), strings.Join(misses, "; "))
+}
+
+// gatewayDestination is a Gateway as policies select it.
+func (v *view) gatewayDestination(g route.Name) policy.Destination {
+	dest := policy.Destination{Namespace: g.Namespace, ServiceAccount: g.Name, Labels: map[string]string{"app": g.Name, policy.GatewayLabel: g.Name}, Gateway: true}
+	for _, e := range v.Entries {
+		if e.Namespace == dest.Namespace && e.ServiceAccount == dest.ServiceAccount {
+			dest.Labels = e.Labels
+		}
+	}
+	return dest
 }
 
 func policyRule(name string, rule int) string {
