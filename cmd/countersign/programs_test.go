@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -67,7 +68,14 @@ func getURL() {
 	if name != "" {
 		req.Header.Set(name, value)
 	}
-	client := &http.Client{Timeout: 5 * time.Second}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(addr); err == nil && strings.HasSuffix(host, ".localhost") { // as curl and browsers do
+			addr = net.JoinHostPort("127.0.0.1", port)
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: transport}
 	res, err := client.Do(req)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

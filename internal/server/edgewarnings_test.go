@@ -27,7 +27,7 @@ func TestEdgeWarnings(t *testing.T) {
 		"a parent that is not there": {edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: nosuch}], "+backend+"}"), []string{
 			`HTTPRoute/default/shop: spec.parentRefs[0]: there is no Gateway "default/nosuch" of countersign` + "\n\thint: correct the name, or apply the Gateway",
 		}},
-		"a service that is not there": {open + edgeDoc("Gateway", "edge", gateway) + edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: edge, sectionName: web}, {name: edge, sectionName: no}], "+backend+"}"), []string{
+		"a service that is not there": {open + edgeDoc("Gateway", "edge", gateway) + edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: edge, sectionName: web}, {name: edge, sectionName: raw}], "+backend+"}"), []string{
 			`HTTPRoute/default/shop: spec.rules: rule 0: Service "default/api" does not exist [BackendNotFound]` + "\n\thint: register it or correct the name",
 			`HTTPRoute/default/shop: spec.parentRefs[1]: Gateway "default/edge" has no listener with this sectionName and port [NoMatchingParent]` + "\n\thint: name one that it has",
 		}},
