@@ -31,7 +31,7 @@ Every day
   tap          decisions as they are made
   status       what runs, what lags, when certificates end
 
-Objects (Istio files as they are)
+Objects (Istio and Gateway API files as they are)
   apply, get, delete
 
 Identity        ca

@@ -29,8 +29,9 @@ func applyCommand() *command {
 		usage: "-f FILE|DIR|- [flags]",
 		about: `Takes Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication
 as they are, and Workload, OAuthClient, OAuthResource, TrustedIssuer and
-DelegationPolicy. Every fault of every file is told at once, with its place;
-then nothing is changed. A directory is its .yaml, .yml and .json files, sorted.`,
+DelegationPolicy; of the Gateway API GatewayClass, Gateway, HTTPRoute,
+ReferenceGrant and Namespace. Every fault of every file is told at once, with
+its place; then nothing is changed. Of a directory: .yaml, .yml, .json, sorted.`,
 		flags: func(f *flags) {
 			f.list(&o.files, "f", "FILE|DIR|-", "what to apply; may be repeated")
 			f.yes(&o.dryRun, "dry-run", "say what would change, change nothing")
