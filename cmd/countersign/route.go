@@ -101,6 +101,9 @@ func (e *env) shares(backends []admin.RouteBackend) []string {
 	var out []string
 	for _, b := range backends {
 		share := e.bare(b.Service) + " " + percent(b.Weight, total)
+		if b.Plaintext && b.Status == 0 {
+			share += " (plaintext)"
+		}
 		if b.Status != 0 {
 			share += fmt.Sprintf(" (%d: %s)", b.Status, b.Reason)
 		}

@@ -431,7 +431,7 @@ func (h *house) openNode(ctx context.Context) error {
 	}
 	n, err := node.New(node.Options{
 		Dir: h.nodeDir, Lineage: h.lineage, Code: code, Name: machineName(), Dial: h.memory.Dial, Version: version, Metrics: h.metrics, Log: h.log,
-		Down: h.down, Event: h.event,
+		Down: h.down, Event: h.event, Egress: h.egress(), OwnPorts: h.ownPorts(),
 	})
 	if err != nil {
 		return err

@@ -48,16 +48,18 @@ import (
 
 // Options are what a node is made of.
 type Options struct {
-	Dir     *os.Root // <data>/node
-	Lineage *Lineage // of the runs, open as long as the node
-	Code    attest.Code
-	Name    string
-	Dial    control.Dial
-	Version string
-	Metrics *telemetry.Metrics
-	Log     *slog.Logger
-	Down    func()          // ends the process, as SIGTERM does
-	Event   func(Happening) // something a person who watches would like to see; never blocks; may be nil
+	Dir      *os.Root // <data>/node
+	Lineage  *Lineage // of the runs, open as long as the node
+	Code     attest.Code
+	Name     string
+	Dial     control.Dial
+	Version  string
+	Metrics  *telemetry.Metrics
+	Log      *slog.Logger
+	Down     func()          // ends the process, as SIGTERM does
+	Egress   []proxy.Egress  // what Gateways may dial of what no object can name
+	OwnPorts []uint16        // of this process, which no Gateway dials
+	Event    func(Happening) // something a person who watches would like to see; never blocks; may be nil
 }
 
 // Happening is one line of what `up` tells a terminal.
@@ -154,7 +156,7 @@ func New(o Options) (*Node, error) {
 	n.proxy = proxy.New(proxy.Options{
 		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
 		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get, Rejected: n.tokens.rejected,
-		Strangers: strangers(),
+		Strangers: strangers(), Egress: o.Egress, OwnPorts: o.OwnPorts,
 	})
 	return n, nil
 }

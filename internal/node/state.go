@@ -81,13 +81,17 @@ func prepareEdge(h *held, state *proxy.State) {
 	}
 	state.Routes, _ = route.Compile(attached) // a rule with a fault answers 500 by itself
 	state.Refused = map[*route.Backend]route.Refusal{}
+	state.Foreign = h.Edge.Foreign()
 	facts := route.Facts{Backend: func(to route.Ref, port uint16) route.Backing { return backing(state, to, port) }}
+	state.Resolve = func(r *route.HTTPRoute, b *route.Backend) route.Refusal {
+		return route.ResolveBackend(r, b, h.Edge.Grants, facts)
+	}
 	for _, a := range attached {
 		for _, e := range a.Routes {
 			for i := range e.Route.Rules {
 				for j := range e.Route.Rules[i].Backends {
 					b := &e.Route.Rules[i].Backends[j]
-					if no := route.ResolveBackend(e.Route, b, h.Edge.Grants, facts); no != (route.Refusal{}) {
+					if no := state.Resolve(e.Route, b); no != (route.Refusal{}) {
 						state.Refused[b] = no
 					}
 				}
@@ -100,7 +104,9 @@ func prepareEdge(h *held, state *proxy.State) {
 func backing(state *proxy.State, to route.Ref, port uint16) route.Backing {
 	svc := state.Services[proxy.ServiceKey(to.Name)]
 	switch {
-	case svc == nil || to.Group != "":
+	case svc == nil:
+		return route.ForeignBacking(state.Foreign, to, port)
+	case to.Group != "":
 		return route.NoService
 	case !slices.ContainsFunc(svc.Ports, func(p proxy.ServicePort) bool { return p.Number == port }):
 		return route.NoPort

@@ -134,6 +134,8 @@ func (x *exchange) unreached(err error, u *upstream) (no *refused, again bool) {
 	switch {
 	case errors.Is(err, errNotItsPort):
 		return refuseNotItsPort, true
+	case errors.Is(err, errForbidden):
+		return refuseNotDialled, true
 	case errors.Is(err, errNoCertificate):
 		return refuseNoCertificate, false
 	case errors.Is(err, context.DeadlineExceeded) || isNet && timeout.Timeout():

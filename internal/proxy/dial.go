@@ -49,7 +49,7 @@ func (u *upstream) dial(ctx context.Context) (*wire, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	if !u.toNode() {
-		under, err := u.dialProgram(ctx)
+		under, err := u.dialPlain(ctx)
 		if err != nil {
 			return nil, err
 		}

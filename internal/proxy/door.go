@@ -258,6 +258,10 @@ func (x *exchange) toBackend() {
 	if x.ended {
 		return
 	}
+	if x.place.foreign {
+		x.callForeign()
+		return
+	}
 	x.callMesh()
 }
 
@@ -280,9 +284,10 @@ func (x *exchange) aim() *refused {
 		return refuseBackend
 	}
 	key := ServiceKey(b.Ref.Name)
-	if x.place = x.v.place(key, b.Port); x.place == nil {
+	if x.place = x.v.backend(key, b.Port); x.place == nil {
 		return refuseBackend
 	}
+	x.backend = b
 	x.rec.Service = x.place.text
 	x.limitTime(&hit.Rule.Timeouts)
 	return x.change(hit.Effects(at))

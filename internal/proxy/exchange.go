@@ -57,6 +57,7 @@ type exchange struct {
 
 	// At a Gateway.
 	hit     route.Hit
+	backend *route.Backend     // nil: none was chosen
 	effects *route.Effects     // nil: none were chosen
 	untime  context.CancelFunc // of the rule's timeout
 

@@ -15,6 +15,7 @@ const (
 	cutRevoked = "revoked"
 	cutToken   = "token_revoked"
 	cutStopped = "workload_stopped"
+	cutRoute   = "route_changed"
 )
 
 // cut is the end of an exchange from outside.
@@ -42,7 +43,7 @@ func (x *exchange) judge(v *view) *cut {
 	}
 	verdict := b.bound.Decide(&x.ask)
 	if verdict.Allow {
-		return nil
+		return x.withdrawn(v)
 	}
 	return &cut{why: cutPolicy, verdict: verdict, rev: v.PolicyRevision}
 }
@@ -54,6 +55,8 @@ func (x *exchange) redecided(c *cut) {
 	case cutPolicy:
 		rec.Layer, rec.Reason = audit.LayerAuthz, cutPolicy
 		rec.Policy, rec.Rule, rec.Rev = c.verdict.Policy, c.verdict.Rule+1, c.rev
+	case cutRoute:
+		rec.Layer, rec.Reason, rec.Policy, rec.Rule = audit.LayerRoute, refuseBackend.reason, "", 0
 	case cutToken:
 		rec.Layer, rec.Reason = audit.LayerToken, "revoked"
 		rec.Policy, rec.Rule, rec.Rev = "", 0, c.rev
@@ -69,6 +72,8 @@ func (x *exchange) refusedBy(c *cut) *refused {
 	switch c.why {
 	case cutPolicy:
 		return refuseChanged
+	case cutRoute:
+		return refuseBackend
 	case cutToken:
 		return refusedToken(x.rules.Revoked())
 	case cutRevoked:

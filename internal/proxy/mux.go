@@ -103,7 +103,7 @@ func (u *upstream) newTransport() *http.Transport {
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, connectTime)
 		defer cancel()
-		s, err := u.dialProgram(ctx)
+		s, err := u.dialPlain(ctx)
 		if err != nil {
 			return nil, &dialFailure{err}
 		}

@@ -36,17 +36,29 @@ func forbiddenName(host string) bool {
 // translated is the prefix under which IPv6-only networks reach IPv4 (RFC 6052).
 var translated = netip.MustParsePrefix("64:ff9b::/96")
 
-// forbiddenAddr reports an address that is never dialled for a call.
-func forbiddenAddr(ip netip.Addr) bool {
+// neverDialled reports an address that means something else on each machine.
+func neverDialled(ip netip.Addr) bool {
+	ip = plainAddr(ip)
+	return ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsInterfaceLocalMulticast() ||
+		metadata[ip] || ip.Is4() && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255})
+}
+
+// plainAddr is where an address leads to.
+func plainAddr(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap().WithZone("")
 	if translated.Contains(ip) {
 		b := ip.As16()
 		ip = netip.AddrFrom4([4]byte(b[12:]))
 	}
-	if ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsInterfaceLocalMulticast() ||
-		metadata[ip] || ip.Is4() && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255}) {
+	return ip
+}
+
+// forbiddenAddr reports an address that is never dialled for a call.
+func forbiddenAddr(ip netip.Addr) bool {
+	if neverDialled(ip) {
 		return true
 	}
+	ip = plainAddr(ip)
 	own, err := net.InterfaceAddrs()
 	if err != nil {
 		return true // not knowing ourselves, we dial nobody

@@ -72,6 +72,9 @@ type Options struct {
 	Rejected func(r *Run, a Attach, token string)
 	// Strangers is the most connections at the doors of Gateways; 0: 10,000.
 	Strangers int
+	// Egress lists what Gateways may dial of what is otherwise never dialled; OwnPorts are those of this process.
+	Egress   []Egress
+	OwnPorts []uint16
 }
 
 // Proxy is the data plane of one node. Make one with New.
@@ -95,6 +98,9 @@ type Proxy struct {
 	drained atomic.Bool
 	crowd   crowd // at the doors of all Gateways
 
+	egress   []Egress
+	ownPorts []uint16
+
 	mu   sync.RWMutex // guards runs and face; held for a look-up or a change of the map
 	runs map[string]*run
 	face *face // of the shared inbound port, while Serve runs
@@ -106,6 +112,7 @@ func New(o Options) *Proxy {
 		rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{},
 		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey,
 		attach: o.Attach, rejected: o.Rejected, crowd: crowd{most: o.Strangers},
+		egress: o.Egress, ownPorts: o.OwnPorts,
 	}
 	if p.revoked == nil {
 		p.revoked = revocation.NewLog() // never whole: it refuses every own token
@@ -130,6 +137,7 @@ func New(o Options) *Proxy {
 // been decided anew by it, and those it denies are being cut.
 func (p *Proxy) Update(s *State) {
 	now := newView(s)
+	p.foreign(now)
 	p.view.Store(now)
 	for _, r := range p.all() {
 		r.recheck(now)

@@ -143,7 +143,7 @@ func (x *exchange) writeAnswerHead(a *answer, trailers []string) {
 func (x *exchange) stripAnswer(header http.Header) {
 	switch {
 	case x.link.edge != nil:
-		h1.StripEdgeResponse(header, x.to != nil)
+		h1.StripEdgeResponse(header, x.to != nil && !x.to.foreign)
 	case x.rec.Side == audit.SideServer:
 		h1.StripResponse(header)
 	default:

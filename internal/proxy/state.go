@@ -29,6 +29,10 @@ type State struct {
 	Routes         *route.Table         // nil: no Gateway is served here
 	// Refused are the backends that get 500, and why; any other that is no place here gets it too.
 	Refused map[*route.Backend]route.Refusal
+	// Foreign are the Services whose endpoints have no identity of the mesh.
+	Foreign map[route.Name]*route.Foreign
+	// Resolve is whether a route may lead to a backend at this revision. nil: no Gateway is served here.
+	Resolve func(*route.HTTPRoute, *route.Backend) route.Refusal
 }
 
 // AttachKey is a call of one workload to one service.
@@ -77,6 +81,7 @@ type target struct {
 	serverName string // dataplane.md 9.1
 	port       uint16 // the workload's own
 	protocol   string
+	foreign    bool // addr is an endpoint outside the mesh, in clear text
 }
 
 // place is one port of a service with the instances that may be called now.
@@ -87,6 +92,8 @@ type place struct {
 	ready []*target
 	next  atomic.Uint32 // round robin
 	state string        // why none is ready, for people
+
+	foreign bool // its endpoints have no identity of the mesh
 }
 
 // view is a State with what the request path needs of it worked out.
@@ -94,6 +101,8 @@ type view struct {
 	*State
 	suffix string // ".svc.<trust domain>"
 	places map[ServiceKey][]*place
+
+	foreign map[ServiceKey][]*place // for Gateways alone
 }
 
 func newView(s *State) *view {

@@ -3,10 +3,11 @@ package resource
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"strconv"
 	"sync"
+
+	"countersign.dev/internal/route"
 )
 
 // Limits of Kubernetes for an EndpointSlice.
@@ -14,36 +15,6 @@ const (
 	maxEndpoints = 1000
 	maxPerPoint  = 100 // addresses of an endpoint, and ports of a slice
 )
-
-// ForeignService is a service whose endpoints have no identity of the mesh.
-type ForeignService struct {
-	Namespace, Name string
-	Ports           []ForeignPort
-	Plaintext       bool // annotation plaintext: allow
-}
-
-// ForeignPort is one TCP port. Target is what it leads to, or TargetName is its name there.
-type ForeignPort struct {
-	Name         string
-	Port, Target uint16
-	TargetName   string
-	AppProtocol  string
-}
-
-// ForeignEndpoints are the ready addresses of one EndpointSlice.
-type ForeignEndpoints struct {
-	Namespace, Name string
-	Service         string // empty: of no service
-	Addresses       []netip.Addr
-	Ports           []EndpointPort
-}
-
-// EndpointPort is one TCP port of all addresses; its name is that of the service's port.
-type EndpointPort struct {
-	Name        string
-	Port        uint16
-	AppProtocol string
-}
 
 func portShape() *shape {
 	return &shape{form: integer, check: func(s string) *complaint {
@@ -61,10 +32,11 @@ var serviceShape = sync.OnceValue(func() *shape {
 		named{"protocol", oneOf("protocol", "TCP", "UDP", "SCTP")}), "nodePort", "targetPort")
 	ports := listOf(maxPerPoint, port)
 	ports.empty = true
-	spec := withFree(fieldsIn(named{"ports", ports}), "allocateLoadBalancerNodePorts", "clusterIP", "clusterIPs", "externalIPs",
+	spec := withFree(fieldsIn(named{"ports", ports},
+		named{"type", oneOf("type", "ClusterIP", "NodePort", "LoadBalancer").orLater("ExternalName")}), "allocateLoadBalancerNodePorts", "clusterIP", "clusterIPs", "externalIPs",
 		"externalName", "externalTrafficPolicy", "healthCheckNodePort", "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy",
 		"loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges", "publishNotReadyAddresses", "selector",
-		"sessionAffinity", "sessionAffinityConfig", "trafficDistribution", "type")
+		"sessionAffinity", "sessionAffinityConfig", "trafficDistribution")
 	return fieldsIn(named{"spec", spec})
 })
 
@@ -72,6 +44,9 @@ var serviceShape = sync.OnceValue(func() *shape {
 func settleService(o *object) {
 	o.edgeOptions()
 	o.checkLabelName()
+	if p := root.field("metadata").field("annotations"); word(at(o.value["metadata"], "annotations"), optionPrefix+"plaintext") == "allow" {
+		o.warn("W-plaintext", p.field(optionPrefix+"plaintext"), atKey, "Gateways call it in clear text, and nothing but their policy protects it", "run it in the mesh to give it an identity: countersign run "+o.out.Name)
+	}
 	p := root.field("spec").field("ports")
 	ports := itemsOf(at(o.value["spec"], "ports"))
 	for i, v := range ports {
@@ -82,6 +57,9 @@ func settleService(o *object) {
 			if _, _, ok := targetOf(at(v, "targetPort")); !ok {
 				o.fault("E109", p.item(i).field("targetPort"), atKey, "neither a port nor the name of one", "a number from 1 to 65535, or a name in quotes")
 			}
+		}
+		if p := p.item(i).field("appProtocol"); !route.KnownAppProtocol(word(v, "appProtocol")) {
+			o.warn("W-appProtocol", p, atValue, quote(word(v, "appProtocol"))+" says nothing here: HTTP/1.1 is spoken", "kubernetes.io/h2c for HTTP/2, kubernetes.io/ws for WebSocket")
 		}
 		if len(ports) > 1 && word(v, "name") == "" {
 			o.fault("E103", p.item(i), atValue, "name is missing", "each of several ports has one")
@@ -113,37 +91,24 @@ func targetOf(v any) (port uint16, name string, ok bool) {
 	return 0, "", false
 }
 
-// Service is the value of an accepted Service.
-func Service(o Object) (ForeignService, error) {
+// Service is the value of an accepted Service. Its targetPorts say nothing that its EndpointSlices do not.
+func Service(o Object) (route.Service, error) {
 	top, err := bareOf[struct {
 		Spec struct {
 			Ports []struct {
 				Name, Protocol, AppProtocol string
 				Port                        uint16
-				TargetPort                  json.RawMessage
 			}
 		}
 	}](o, "Service")
 	if err != nil {
-		return ForeignService{}, err
+		return route.Service{}, err
 	}
-	out := ForeignService{Namespace: o.Namespace, Name: o.Name, Plaintext: o.Annotations[optionPrefix+"plaintext"] == "allow"}
+	out := route.Service{Name: route.Name{Namespace: o.Namespace, Name: o.Name}, Plaintext: o.Annotations[optionPrefix+"plaintext"] == "allow"}
 	for _, p := range top.Spec.Ports {
-		if cmp.Or(p.Protocol, "TCP") != "TCP" {
-			continue
+		if cmp.Or(p.Protocol, "TCP") == "TCP" {
+			out.Ports = append(out.Ports, route.ServicePort{Name: p.Name, Port: p.Port, AppProtocol: p.AppProtocol})
 		}
-		port := ForeignPort{Name: p.Name, Port: p.Port, Target: p.Port, AppProtocol: p.AppProtocol}
-		if p.TargetPort != nil {
-			v, err := parseOrdered(p.TargetPort)
-			if err != nil {
-				return ForeignService{}, fmt.Errorf("decoding %s: targetPort: %w", o.ID(), err)
-			}
-			var ok bool
-			if port.Target, port.TargetName, ok = targetOf(v); !ok {
-				return ForeignService{}, fmt.Errorf("decoding %s: targetPort is no port", o.ID())
-			}
-		}
-		out.Ports = append(out.Ports, port)
 	}
 	return out, nil
 }
@@ -181,7 +146,7 @@ func settleSlice(o *object) {
 			if c := checkEndpoint(family, textOf(a)); c != nil {
 				o.fault(c.code, p.field("addresses").item(j), atValue, c.text, c.hint)
 			} else if ip, _ := netip.ParseAddr(textOf(a)); ip.IsLoopback() {
-				o.warn("W-loopback", p.field("addresses").item(j), atValue, "each gateway takes this for itself", "a cluster refuses it; name an address that is the same everywhere")
+				o.warn("W-loopback", p.field("addresses").item(j), atValue, "each gateway takes this for itself, and calls it only if its own file says so", "egress: {allow: [...]} in the file of --config")
 			}
 		}
 	}
@@ -207,30 +172,38 @@ func checkEndpoint(family, s string) *complaint {
 }
 
 // EndpointSlice is the value of an accepted EndpointSlice.
-func EndpointSlice(o Object) (ForeignEndpoints, error) {
+func EndpointSlice(o Object) (route.Endpoints, error) {
 	top, err := bareOf[struct {
 		Endpoints []struct {
 			Addresses  []netip.Addr
-			Conditions struct{ Ready *bool }
+			Conditions struct{ Ready, Serving, Terminating *bool }
 		}
 		Ports []struct {
-			Name, Protocol, AppProtocol string
-			Port                        uint16
+			Name, Protocol string
+			Port           uint16
 		}
 	}](o, "EndpointSlice")
 	if err != nil {
-		return ForeignEndpoints{}, err
+		return route.Endpoints{}, err
 	}
-	out := ForeignEndpoints{Namespace: o.Namespace, Name: o.Name, Service: o.Labels["kubernetes.io/service-name"]}
+	out := route.Endpoints{Name: route.Name{Namespace: o.Namespace, Name: o.Name}, Service: o.Labels[serviceLabel]}
 	for _, e := range top.Endpoints {
-		if e.Conditions.Ready == nil || *e.Conditions.Ready { // unknown counts as ready, as in Kubernetes
+		c := e.Conditions
+		ready := c.Ready == nil || *c.Ready // unknown counts as ready, as in Kubernetes
+		switch {
+		case ready:
 			out.Addresses = append(out.Addresses, e.Addresses...)
+		case c.Terminating != nil && *c.Terminating && c.Serving != nil && *c.Serving:
+			out.Leaving = append(out.Leaving, e.Addresses...)
 		}
 	}
 	for _, p := range top.Ports {
 		if cmp.Or(p.Protocol, "TCP") == "TCP" {
-			out.Ports = append(out.Ports, EndpointPort{Name: p.Name, Port: p.Port, AppProtocol: p.AppProtocol})
+			out.Ports = append(out.Ports, route.EndpointPort{Name: p.Name, Port: p.Port})
 		}
 	}
 	return out, nil
 }
+
+// serviceLabel names the Service of an EndpointSlice.
+const serviceLabel = "kubernetes.io/service-name"

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"countersign.dev/internal/route"
 )
 
 const secretText = "apiVersion: v1\nkind: Secret\nmetadata: {name: cert, namespace: shop}\ntype: kubernetes.io/tls\n"
@@ -285,8 +287,8 @@ spec:
   - {name: dns, port: 53, protocol: UDP}
 status: {loadBalancer: {}}
 `))
-	want := ForeignService{Namespace: "shop", Name: "s", Plaintext: true, Ports: []ForeignPort{
-		{Name: "http", Port: 80, Target: 8080, AppProtocol: "kubernetes.io/h2c"}, {Name: "named", Port: 81, TargetName: "web"}, {Name: "same", Port: 82, Target: 82},
+	want := route.Service{Name: route.Name{Namespace: "shop", Name: "s"}, Plaintext: true, Ports: []route.ServicePort{
+		{Name: "http", Port: 80, AppProtocol: "kubernetes.io/h2c"}, {Name: "named", Port: 81}, {Name: "same", Port: 82},
 	}}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Error(err, diff)
@@ -298,10 +300,13 @@ endpoints:
 - {addresses: [192.0.2.1], nodeName: a, zone: b, hints: {forZones: [{name: b}]}}
 - {addresses: [192.0.2.2], conditions: {ready: true, serving: true, terminating: false}}
 - {addresses: [192.0.2.3], conditions: {ready: false}}
+- {addresses: [192.0.2.4], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [192.0.2.5], conditions: {ready: false, serving: false, terminating: true}}
 ports: [{name: http, port: 8080, appProtocol: http}, {name: dns, port: 53, protocol: UDP}]
 `))
-	wantPoints := ForeignEndpoints{Namespace: "shop", Name: "s-1", Service: "s",
-		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, Ports: []EndpointPort{{Name: "http", Port: 8080, AppProtocol: "http"}}}
+	wantPoints := route.Endpoints{Name: route.Name{Namespace: "shop", Name: "s-1"}, Service: "s",
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, Leaving: []netip.Addr{netip.MustParseAddr("192.0.2.4")},
+		Ports: []route.EndpointPort{{Name: "http", Port: 8080}}}
 	if diff := cmp.Diff(wantPoints, points, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
 		t.Error(err, diff)
 	}
@@ -316,6 +321,7 @@ ports: [{name: http, port: 8080, appProtocol: http}, {name: dns, port: 53, proto
 		service + "spec: {ports: [{port: 1, targetPort: 65536}]}":                                                      "E109 ports[0].targetPort: neither a port nor the name of one",
 		strings.Replace(service, "name: s", "name: s.t", 1) + "spec: {}":                                               `E103 metadata.name: "s.t" is not a Service`,
 		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a.b}\n":                                                     `E103 metadata.name: "a.b" is not a Namespace`,
+		service + "spec: {type: ExternalName, externalName: db.example}":                                               `E301 type: "ExternalName" is not supported yet`,
 		service + "spec: {port: []}":                                                                                   `E106 spec: unknown field "port"`,
 		service + "spec: {ports: [{port: 1, protocol: tcp}]}":                                                          `E110 ports[0].protocol: "tcp" is not a protocol`,
 		slice + "addressType: IPv4\nendpoints: [{addresses: [a]}]":                                                     `E208 endpoints[0].addresses[0]: "a" is not an address of IPv4`,
@@ -338,8 +344,13 @@ ports: [{name: http, port: 8080, appProtocol: http}, {name: dns, port: 53, proto
 			t.Errorf("%s: %v, want %s", in, faults, want)
 		}
 	}
-	_, faults := decodeGateway(slice + "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]")
-	if len(faults) != 1 || faults[0].Code != "W-loopback" || faults[0].Severity != Warning {
-		t.Error(faults)
+	for in, want := range map[string]string{
+		slice + "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]":                         "W-loopback",
+		service + "spec: {ports: [{port: 1, appProtocol: kubernetes.io/H2C}]}":                     "W-appProtocol",
+		strings.Replace(service, "}\n", ", annotations: {countersign.dev/plaintext: allow}}\n", 1): "W-plaintext",
+	} {
+		if _, faults := decodeGateway(in); len(faults) != 1 || faults[0].Code != want || faults[0].Severity != Warning {
+			t.Error(in, faults)
+		}
 	}
 }

@@ -21,6 +21,9 @@ type Config struct {
 	// AllowAny lets programs call hosts outside the mesh: outboundTrafficPolicy.mode
 	// ALLOW_ANY. [REGISTRY_ONLY]
 	AllowAny bool
+	// Egress lists what Gateways may call of what they never call because an object names it: this machine, metadata
+	// of clouds.
+	Egress []Egress
 	// Token is the section of the token service.
 	Token TokenConfig
 }
@@ -32,7 +35,7 @@ const (
 	maxConfig      = 64 << 10 // bytes
 )
 
-var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy", "token"}
+var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy", "egress", "token"}
 
 // configReader collects the faults of one file.
 type configReader struct {
@@ -101,6 +104,9 @@ func (r *configReader) field(key, value *yaml.Node) {
 		return
 	case key.Value == "outboundTrafficPolicy":
 		r.outbound(value)
+		return
+	case key.Value == "egress":
+		r.egress(value)
 		return
 	case key.Value == "token":
 		r.token(value)

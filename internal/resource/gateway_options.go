@@ -18,7 +18,7 @@ const maxOptionList = 1024
 
 // wiredOptions are those that the proxy acts on. Of the others the value that holds anyway is
 // taken, and any other is E301: an option that is taken and does nothing is worse than none.
-var wiredOptions = []string{}
+var wiredOptions = []string{"plaintext"}
 
 // edgeOption is one annotation of gateway.md 11.2. Kinds that take it: a Gateway also takes it
 // with a listener's name behind it, an HTTPRoute with a rule's.

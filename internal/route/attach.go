@@ -14,6 +14,8 @@ type Objects struct {
 	Routes     []HTTPRoute
 	Grants     []Grant
 	Namespaces map[string]map[string]string // labels of the namespaces that have a document
+	Services   []Service
+	Endpoints  []Endpoints
 }
 
 // The own controller, and the class that needs no document.

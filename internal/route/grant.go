@@ -50,6 +50,7 @@ const (
 	NoPort                    // the service has no such port
 	NotHTTP                   // the port's protocol carries no HTTP
 	NoIdentity                // foreign endpoints, and nothing that says how to trust them
+	NeedsTLS                  // foreign endpoints that speak TLS alone
 	Usable                    // also while nothing runs
 )
 
@@ -79,7 +80,9 @@ func ResolveBackend(r *HTTPRoute, b *Backend, grants []Grant, f Facts) Refusal {
 	case NotHTTP:
 		return Refusal{"UnsupportedProtocol", "port " + number(b.Port) + " of " + what + " does not speak HTTP; set its protocol or name another"}
 	case NoIdentity:
-		return Refusal{"UnsupportedProtocol", "no identity: " + what + " has endpoints outside the mesh; annotate it with countersign.dev/plaintext: allow to reach it in clear text"}
+		return Refusal{"UnsupportedProtocol", "no identity: " + what + " has endpoints outside the mesh; annotate it with countersign.dev/plaintext: allow to reach it in clear text (a BackendTLSPolicy is not supported yet)"}
+	case NeedsTLS:
+		return Refusal{"UnsupportedProtocol", "no identity: port " + number(b.Port) + " of " + what + " takes TLS alone, which needs a BackendTLSPolicy, and that is not supported yet; name a port in clear text"}
 	}
 	return Refusal{"BackendNotFound", what + " does not exist; register it or correct the name"}
 }

@@ -66,8 +66,10 @@ func (s *Server) edge() *edgeStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := s.world.load()
-	if m.since == 0 || !reflect.DeepEqual(m.edge, v.Edge) {
-		m.edge, m.since = v.Edge, v.Revision
+	edge := v.Edge
+	edge.Services, edge.Endpoints = nil, nil // they come and go, and no port hangs on them
+	if m.since == 0 || !reflect.DeepEqual(m.edge, edge) {
+		m.edge, m.since = edge, v.Revision
 	}
 	_, invalid := route.Compile(route.Attach(v.Edge))
 	for i := range v.Edge.Routes {

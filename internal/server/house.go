@@ -233,6 +233,12 @@ func (h house) ensure(ctx context.Context, node string, e *control.Ensure) (int6
 	if was, ok := known[catalog.Key("Workload", e.Namespace, e.Name)]; ok {
 		return was.Last, owned(was, node, e)
 	}
+	if _, taken := known[catalog.Key("Service", e.Namespace, account)]; taken {
+		return 0, &control.Refused{
+			Code: "name_owned", Text: fmt.Sprintf("%q is a Service with endpoints outside the mesh", e.Namespace+"/"+account),
+			Hint: fmt.Sprintf("choose another name, or: countersign delete svc %s -n %s", account, e.Namespace),
+		}
+	}
 	if n, ok := s.world.load().nodes[node]; !ok || !n.MayRegister(e.Namespace) {
 		return 0, &control.Refused{
 			Code: "not_permitted", Text: fmt.Sprintf("no Workload %q, and node %q may not make one in namespace %q", name, node, e.Namespace),

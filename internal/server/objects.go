@@ -227,6 +227,9 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 	if err := impersonators(b, then, v); err != nil {
 		return nil, err
 	}
+	if err := s.heldNames(b, then, v); err != nil {
+		return nil, err
+	}
 	compiled, faults := policy.Compile(policy.Set{
 		TrustDomain: s.td.Name(), RootNamespace: s.meta.RootNamespace, DefaultMode: policy.Strict,
 		Policies: v.Policies, PeerAuth: v.PeerAuth, RequestAuth: v.ReqAuth,
@@ -262,7 +265,7 @@ func ranked(objects map[string]catalog.Record, b batch) map[string]catalog.Recor
 }
 
 func decodeAll(objects map[string]catalog.Record) (*view, error) {
-	v := &view{World: &snapshot.World{}}
+	v := newView(&snapshot.World{})
 	for _, key := range slices.Sorted(maps.Keys(objects)) {
 		if err := addObject(v, objects[key]); err != nil {
 			return nil, err

@@ -24,6 +24,7 @@ type routing struct {
 	idle      map[listenerKey]string           // why a listener cannot serve
 	bad       map[*route.Backend]route.Refusal // backends whose share answers 500
 	states    map[string]string                // of services, by ns/name: that of the best instance
+	plain     map[string]bool                  // services that are called in clear text, by ns/name
 }
 
 type listenerKey struct {
@@ -34,7 +35,7 @@ type listenerKey struct {
 func (v *view) routing() *routing {
 	r := &routing{
 		view: v, listeners: map[listenerKey]*route.Listener{}, idle: map[listenerKey]string{},
-		bad: map[*route.Backend]route.Refusal{}, states: map[string]string{},
+		bad: map[*route.Backend]route.Refusal{}, states: map[string]string{}, plain: map[string]bool{},
 	}
 	attached := route.Attach(v.Edge)
 	r.table, _ = route.Compile(attached) // a rule with a fault says so itself
@@ -69,6 +70,12 @@ func (v *view) routing() *routing {
 			}
 		}
 	}
+	for name, f := range v.foreign() {
+		r.plain[name.String()] = true
+		if slices.ContainsFunc(f.Ports, func(p route.ForeignPort) bool { return len(p.Endpoints) > 0 }) {
+			r.states[name.String()] = snapshot.Ready
+		}
+	}
 	for _, i := range v.Instances {
 		for _, name := range i.Services {
 			if rankOf(i.State) > rankOf(r.states[name]) {
@@ -88,7 +95,9 @@ func rankOf(state string) int {
 func (v *view) backing(to route.Ref, port uint16) route.Backing {
 	i := slices.IndexFunc(v.Services, func(s snapshot.Service) bool { return s.Namespace == to.Namespace && s.Name == to.Name.Name })
 	switch {
-	case i < 0 || to.Group != "":
+	case i < 0:
+		return route.ForeignBacking(v.foreign(), to, port)
+	case to.Group != "":
 		return route.NoService
 	case !slices.ContainsFunc(v.Services[i].Ports, func(p snapshot.Port) bool { return p.Number == port }):
 		return route.NoPort
@@ -180,7 +189,7 @@ func (r *routing) backends(a *route.Action) []admin.RouteBackend {
 	for i := range a.Rule.Backends {
 		b := &a.Rule.Backends[i]
 		name := b.Ref.Name.String()
-		row := admin.RouteBackend{Service: name, Port: b.Port, Weight: b.Weight, State: cmp.Or(r.states[name], "none")}
+		row := admin.RouteBackend{Service: name, Port: b.Port, Weight: b.Weight, State: cmp.Or(r.states[name], "none"), Plaintext: r.plain[name]}
 		if no, bad := r.bad[b]; bad {
 			row.State, row.Status, row.Reason, row.Fault = "refused", http.StatusInternalServerError, no.Reason, no.Text
 		}

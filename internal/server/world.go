@@ -46,6 +46,7 @@ type view struct {
 	// What ready says: why a key set was not retrieved, by store key, and what is wrong with objects.
 	unfetched map[string]string
 	faults    func() []grant.Fault
+	foreign   func() map[route.Name]*route.Foreign
 
 	clients     []grant.Client
 	delegations []grant.Delegation
@@ -55,8 +56,12 @@ type view struct {
 	tokens      *token.World
 }
 
+func newView(w *snapshot.World) *view {
+	return &view{World: w, foreign: sync.OnceValue(w.Edge.Foreign)}
+}
+
 func (w *world) init() {
-	w.now = &view{World: &snapshot.World{}}
+	w.now = newView(&snapshot.World{})
 	w.newer, w.moved = make(chan struct{}), make(chan struct{})
 	w.values = map[string]store.KV{}
 }
@@ -209,7 +214,8 @@ func (s *Server) view(rev int64) (*view, error) {
 		Revision: rev, Epoch: s.meta.Epoch,
 		Bundles: map[string][]byte{}, Nodes: map[string][]string{}, Secrets: map[string][]byte{},
 	}
-	v := &view{World: w, records: map[string]catalog.Record{}, nodes: map[string]registry.Node{}, unfetched: map[string]string{}}
+	v := newView(w)
+	v.records, v.nodes, v.unfetched = map[string]catalog.Record{}, map[string]registry.Node{}, map[string]string{}
 	v.faults = sync.OnceValue(func() []grant.Fault { return s.grantFaults(v) })
 	for _, key := range slices.Sorted(maps.Keys(s.world.values)) {
 		if err := s.take(v, s.world.values[key]); err != nil {
@@ -344,6 +350,11 @@ func addObject(v *view, r catalog.Record) error {
 		return addTo(&w.Edge.Routes, r, dated(r, resource.HTTPRoute))
 	case "ReferenceGrant":
 		return addTo(&w.Edge.Grants, r, dated(r, resource.ReferenceGrant))
+	case "Service":
+		return addTo(&w.Edge.Services, r, resource.Service)
+	case "EndpointSlice":
+		return addTo(&w.Edge.Endpoints, r, resource.EndpointSlice)
+	case "ConfigMap": // nothing that is built reads it
 	case "Namespace":
 		labels, err := resource.NamespaceLabels(r.Object)
 		if err != nil {
@@ -406,5 +417,7 @@ func sortWorld(w *snapshot.World) {
 	slices.SortFunc(w.Edge.Gateways, func(a, b route.Gateway) int { return byMeta(a.Meta, b.Meta) })
 	slices.SortFunc(w.Edge.Routes, func(a, b route.HTTPRoute) int { return byMeta(a.Meta, b.Meta) })
 	slices.SortFunc(w.Edge.Grants, func(a, b route.Grant) int { return byMeta(a.Meta, b.Meta) })
+	slices.SortFunc(w.Edge.Services, func(a, b route.Service) int { return byName(a.Namespace, a.Name.Name, b.Namespace, b.Name.Name) })
+	slices.SortFunc(w.Edge.Endpoints, func(a, b route.Endpoints) int { return byName(a.Namespace, a.Name.Name, b.Namespace, b.Name.Name) })
 	slices.SortFunc(w.Instances, func(a, b snapshot.Instance) int { return byName(a.Node, a.ID, b.Node, b.ID) })
 }

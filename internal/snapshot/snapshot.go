@@ -292,6 +292,16 @@ func putEdge(o *route.Objects, put func(string, any) error) error {
 			return err
 		}
 	}
+	for _, s := range o.Services {
+		if err := put("foreign/"+s.String(), s); err != nil {
+			return err
+		}
+	}
+	for _, e := range o.Endpoints {
+		if err := put("endpointslice/"+e.String(), e); err != nil {
+			return err
+		}
+	}
 	for name, labels := range o.Namespaces {
 		if err := put("namespace/"+name, labels); err != nil {
 			return err
@@ -429,6 +439,10 @@ func (n *Node) take(key string, b []byte) error {
 		return add(&n.Edge.Routes, b)
 	case "referencegrant":
 		return add(&n.Edge.Grants, b)
+	case "foreign":
+		return add(&n.Edge.Services, b)
+	case "endpointslice":
+		return add(&n.Edge.Endpoints, b)
 	case "namespace":
 		var labels map[string]string
 		if err := json.Unmarshal(b, &labels); err != nil {
