@@ -30,6 +30,9 @@ func (p *Proxy) foreign(v *view) {
 			continue
 		}
 		for _, port := range f.Ports {
+			if f.Backing(port.Number) != route.Usable {
+				continue
+			}
 			at := &place{key: key, text: key.String(), port: ServicePort{Number: port.Number, Protocol: port.Protocol}, foreign: true}
 			for _, to := range port.Endpoints {
 				if neverDialled(to.Addr()) && !p.listed(to) {
@@ -136,19 +139,24 @@ var refuseNotDialled = &refused{
 	detail: "an address of this machine is never called unless egress.allow of the file of --config lists it; a port of countersign itself is not even then",
 }
 
+// withhold takes out what speaks for us or proves a caller to the mesh: it is for the mesh (gateway.md 14).
+func (x *exchange) withhold() {
+	h := x.r.Header
+	delete(h, "Txn-Token")
+	delete(h, "X-Forwarded-Client-Cert")
+	if x.token != nil { // ours, and a rule may have left it in
+		delete(h, "Authorization")
+	}
+}
+
 // callForeign sends the request to an endpoint of a service outside the mesh, another one if it cannot be reached.
 func (x *exchange) callForeign() {
 	if no := x.register(); no != nil {
 		x.refuse(no)
 		return
 	}
-	h := x.r.Header
-	x.span.write(h)
-	delete(h, "Txn-Token") // what speaks for us is for the mesh (gateway.md 14)
-	delete(h, "X-Forwarded-Client-Cert")
-	if x.token != nil {
-		delete(h, "Authorization")
-	}
+	x.span.write(x.r.Header)
+	x.withhold()
 	ready := x.place.ready
 	if len(ready) == 0 {
 		no := *refuseNotDialled

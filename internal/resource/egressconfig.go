@@ -40,7 +40,7 @@ func (r *configReader) egress(v *yaml.Node) {
 			}
 			e, ok := parseEgress(text)
 			if !ok {
-				r.fault(item.Line, item.Column, "E109", "egress.allow: "+quote(text)+" is neither an address with a port nor a network", "such as 127.0.0.1:9000, [::1]:9000 or 10.244.0.0/16")
+				r.fault(item.Line, item.Column, "E208", "egress.allow: "+quote(text)+" is neither an address with a port nor a network", "such as 127.0.0.1:9000, [::1]:9000 or 10.244.0.0/16")
 				continue
 			}
 			r.c.Egress = append(r.c.Egress, e)

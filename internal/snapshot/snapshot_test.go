@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
 func world() *World {
@@ -26,6 +28,31 @@ func world() *World {
 		Instances: []Instance{{ID: "x", Node: "b", Owner: "spiffe://cluster.local/ns/default/sa/api", State: Ready}},
 		Nodes:     map[string][]string{"a": {"node:name:a"}, "b": {"node:name:b"}},
 		Secrets:   map[string][]byte{"decision-id": []byte("0123456789abcdef")},
+		Edge: route.Objects{
+			Services: []route.Service{{Name: route.Name{Namespace: "default", Name: "ext"}, Plaintext: true, Ports: []route.ServicePort{{Name: "a", Port: 80, AppProtocol: "kubernetes.io/ws"}}}},
+			Endpoints: []route.Endpoints{{
+				Name: route.Name{Namespace: "default", Name: "ext-1"}, Service: "ext", Ports: []route.EndpointPort{{Name: "a", Port: 8080}},
+				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Leaving: []netip.Addr{netip.MustParseAddr("2001:db8::1")},
+			}},
+		},
+	}
+}
+
+// Services outside the mesh come through whole, each as a resource of its own.
+func TestForeignServices(t *testing.T) {
+	r, err := Of(world(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := Decode("a", "e1", 7, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := world().Edge; !reflect.DeepEqual(n.Edge.Services, want.Services) || !reflect.DeepEqual(n.Edge.Endpoints, want.Endpoints) {
+		t.Errorf("came through as %+v", n.Edge)
+	}
+	if r["foreign/default/ext"] == nil || r["endpointslice/default/ext-1"] == nil {
+		t.Error("not a resource each")
 	}
 }
 
