@@ -202,6 +202,9 @@ func parties(rec *audit.Record, inForce string) (from, to string) {
 			to = stranger(s)
 		}
 	}
+	if rec.Plaintext() { // no second hop tells of it
+		to += " " + mark("→") + " " + stranger(strings.TrimPrefix(rec.Service, inForce+"/")) + " (plaintext)"
+	}
 	return from, to
 }
 

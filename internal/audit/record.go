@@ -12,6 +12,7 @@ package audit
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -213,3 +214,9 @@ func (rec *Record) Refused() bool {
 
 // Count is how many events the record stands for.
 func (rec *Record) Count() uint64 { return max(1, rec.Repeat) }
+
+// PlaintextTo stands in Detail before the address of a backend that a Gateway called in clear text.
+const PlaintextTo = "plaintext to "
+
+// Plaintext reports a request that a Gateway sent on in clear text, to a service outside the mesh.
+func (r *Record) Plaintext() bool { return strings.Contains(r.Detail, PlaintextTo) }

@@ -206,7 +206,7 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	if rec.Layer == audit.LayerToken {
 		return n.explainToken(rec, from, to)
 	}
-	if rec.Side == audit.SideServer && rec.Layer == audit.LayerRoute && n.destination(rec.DstID).Gateway {
+	if rec.Side == audit.SideServer && (rec.Layer == audit.LayerRoute || rec.Layer == "") && n.destination(rec.DstID).Gateway {
 		return explainDoor(rec, to), "countersign get httproute -A"
 	}
 	switch rec.Layer + "/" + rec.Reason {
@@ -261,7 +261,11 @@ func explainDoor(rec *audit.Record, to string) []string {
 		"no_endpoint": "no instance of its backend is ready",
 		"loop":        "it came by here before, or would be sent back",
 	}[rec.Reason]
-	if what == "" {
+	switch {
+	case what != "":
+	case rec.Reason == "":
+		what = "service " + rec.Service + ": " + strings.ReplaceAll(rec.Error, "_", " ")
+	default:
 		what = strings.ReplaceAll(rec.Reason, "_", " ")
 	}
 	lines := []string{what}

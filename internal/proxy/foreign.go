@@ -6,7 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
+	"strings"
 
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/route"
@@ -34,16 +34,18 @@ func (p *Proxy) foreign(v *view) {
 				continue
 			}
 			at := &place{key: key, text: key.String(), port: ServicePort{Number: port.Number, Protocol: port.Protocol}, foreign: true}
+			var left []string
 			for _, to := range port.Endpoints {
 				if neverDialled(to.Addr()) && !p.listed(to) {
+					left = append(left, to.String())
 					continue
 				}
 				at.ready = append(at.ready, &target{
 					service: at.text, name: key.Name, addr: to.String(), port: to.Port(), protocol: port.Protocol, foreign: true,
 				})
 			}
-			if n := len(port.Endpoints) - len(at.ready); n > 0 {
-				at.state = strconv.Itoa(n) + " of its addresses are never called: they mean something else on each machine; egress.allow of the file of --config can list them"
+			if at.state = "it has no address that is ready"; len(left) > 0 {
+				at.state = neverCalled + ": " + strings.Join(left[:min(len(left), maxShown)], ", ")
 			}
 			v.foreign[key] = append(v.foreign[key], at)
 		}
@@ -63,17 +65,16 @@ func (v *view) backend(key ServiceKey, number uint16) *place {
 	return nil
 }
 
+// listed reports whether the file of this process lets it dial what it otherwise never does. Its own ports it never
+// dials: what comes from this process is not to be taken for somebody else.
 func (p *Proxy) listed(to netip.AddrPort) bool {
-	return slices.ContainsFunc(p.egress, func(e Egress) bool {
+	return !slices.Contains(p.ownPorts, to.Port()) && slices.ContainsFunc(p.egress, func(e Egress) bool {
 		return e.Network.Contains(to.Addr()) && (e.Port == 0 || e.Port == to.Port())
 	})
 }
 
-// mayDial reports whether an address that an object named may be dialled. Our own ports are not, also when listed:
-// what comes from this process is not to be taken for somebody else.
-func (p *Proxy) mayDial(to netip.AddrPort) bool {
-	return !forbiddenAddr(to.Addr()) || p.listed(to) && !slices.Contains(p.ownPorts, to.Port())
-}
+// mayDial reports whether an address that an object named may be dialled.
+func (p *Proxy) mayDial(to netip.AddrPort) bool { return !forbiddenAddr(to.Addr()) || p.listed(to) }
 
 func (u *upstream) dialForeign(ctx context.Context) (*socket, error) {
 	to, err := netip.ParseAddrPort(u.key.addr)
@@ -134,9 +135,14 @@ func (p *pool) choose(ready, tried []*target) *target {
 	return one
 }
 
+const (
+	neverCalled = "never called: an address of this machine, unless the file of --config lists it below egress.allow and the port is not countersign's own"
+	maxShown    = 3 // addresses, in a record
+)
+
 var refuseNotDialled = &refused{
 	status: 503, layer: audit.LayerRoute, reason: "no_endpoint", text: "no instance is ready", decision: audit.Failed, keep: true,
-	detail: "an address of this machine is never called unless egress.allow of the file of --config lists it; a port of countersign itself is not even then",
+	detail: neverCalled,
 }
 
 // withhold takes out what speaks for us or proves a caller to the mesh: it is for the mesh (gateway.md 14).
@@ -170,7 +176,7 @@ func (x *exchange) callForeign() {
 		x.to = x.run.pool.choose(ready, tried)
 		tried = append(tried, x.to)
 		x.rec.Retries = i
-		x.note("plaintext to " + x.to.addr)
+		x.note(audit.PlaintextTo + x.to.addr)
 		var again bool
 		if no, again = x.forward(x.run.pool.outsider(x.to)); no == nil || !again {
 			break

@@ -3,6 +3,7 @@ package resource
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -137,6 +138,12 @@ func settleSlice(o *object) {
 	if !has(o.value, "endpoints") {
 		o.fault("E103", root, atKey, "endpoints is missing", "write endpoints: [] for none")
 	}
+	port := uint16(80)
+	if ports := itemsOf(o.value["ports"]); len(ports) > 0 {
+		if n, _, ok := targetOf(at(ports[0], "port")); ok {
+			port = n
+		}
+	}
 	for i, v := range itemsOf(o.value["endpoints"]) {
 		p := root.field("endpoints").item(i)
 		if len(itemsOf(at(v, "addresses"))) == 0 {
@@ -146,7 +153,7 @@ func settleSlice(o *object) {
 			if c := checkEndpoint(family, textOf(a)); c != nil {
 				o.fault(c.code, p.field("addresses").item(j), atValue, c.text, c.hint)
 			} else if ip, _ := netip.ParseAddr(textOf(a)); ip.IsLoopback() {
-				o.warn("W-loopback", p.field("addresses").item(j), atValue, "each gateway takes this for itself, and calls it only if its own file says so", "egress: {allow: [...]} in the file of --config")
+				o.warn("W-loopback", p.field("addresses").item(j), atValue, "every machine takes this for itself, and a Gateway calls it only if the file of --config says so", fmt.Sprintf("there: egress: {allow: [\"%s\"]}", netip.AddrPortFrom(ip, port)))
 			}
 		}
 	}

@@ -18,7 +18,7 @@ func TestEgressConfig(t *testing.T) {
 	for in, want := range map[string]string{
 		"egress: {}": "", "egress: {allow: []}": "", "egress: yes": "1:9 E109", "egress: {alow: []}": "1:10 E106", "egress: {allow: x}": "1:17 E109",
 		"egress: {allow: [127.0.0.1, 'localhost:80', '127.0.0.1:0', 10.0.0.1/8, '[fe80::1%1]:80', '[::ffff:127.0.0.1]:80', null]}": "1:18 E208, 1:29 E208, 1:45 E208, 1:60 E208, 1:72 E208, 1:90 E208, 1:115 E107",
-		"egress: {allow: [" + strings.Repeat("10.0.0.0/8, ", maxEgress+1) + "]}":                                                  "1:17 E102",
+		"egress: {allow: [" + strings.Repeat("10.0.0.0/8, ", maxEgress+1) + "]}":                                                   "1:17 E102",
 	} {
 		if _, faults := DecodeConfig(File{Name: "x", Data: []byte(in)}); codes(faults) != want {
 			t.Errorf("%s\n got %q\nwant %q\n%v", in, codes(faults), want, faults)
