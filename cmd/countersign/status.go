@@ -73,6 +73,7 @@ func (e *env) status(ctx context.Context) error {
 		fmt.Fprintf(&b, "  node       %s, inbound %s, engine %s%s\n", n.Name, n.Inbound, n.Engine, state)
 	}
 	b.WriteString(watchLines(s.Watch))
+	b.WriteString(e.plaintextLine(s.Plaintext))
 	if _, err := fmt.Fprint(e.out, b.String()); err != nil {
 		return err
 	}

@@ -160,6 +160,7 @@ type ServerStatus struct {
 	Authorities []Authority  `json:"authorities"`
 	Store       StoreStatus  `json:"store"`
 	Workloads   []Workload   `json:"workloads"`
+	Plaintext   []string     `json:"plaintext,omitempty"` // services, ns/name, that Gateways may call in clear text
 	LastMinute  *LastMinute  `json:"last_minute,omitempty"`
 	Watch       *WatchStatus `json:"watch,omitempty"`
 }

@@ -131,6 +131,9 @@ var sliceShape = sync.OnceValue(func() *shape {
 // settleSlice holds what no single field of an EndpointSlice can tell.
 func settleSlice(o *object) {
 	o.edgeOptions()
+	if o.out.Labels[serviceLabel] == "" {
+		o.warn("W-service", root.field("metadata"), atKey, "it belongs to no Service: without effect", "labels: {"+serviceLabel+": NAME}")
+	}
 	family := textOf(o.value["addressType"])
 	if family == "" {
 		o.fault("E103", root, atKey, "addressType is missing", "IPv4 or IPv6")

@@ -97,6 +97,7 @@ func TestTokenConfig(t *testing.T) {
 func FuzzDecodeConfig(f *testing.F) {
 	f.Add([]byte("svidTTL: 1h\n"))
 	f.Add([]byte("a: &a [*a]\n"))
+	f.Add([]byte("egress: {allow: ['127.0.0.1:9000', '[::1%a]:1', 10.0.0.0/8]}\n"))
 	f.Add([]byte("? [x]\n: y\n"))
 	f.Add([]byte("token: {issuer: 'https://t', tls: {cert: a, key: b}, keyPeriod: 7d, fetchAllow: ['::ffff:10.0.0.0/104']}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

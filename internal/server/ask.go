@@ -137,6 +137,11 @@ func (s *Server) status(ctx context.Context, _ struct{}) (admin.ServerStatus, er
 		w.Instances, w.State = v.running(w.SPIFFEID)
 		out.Workloads = append(out.Workloads, w)
 	}
+	for i := range v.Edge.Services {
+		if svc := &v.Edge.Services[i]; svc.Plaintext {
+			out.Plaintext = append(out.Plaintext, svc.String())
+		}
+	}
 	return out, nil
 }
 
