@@ -28,9 +28,9 @@ func getCommand() *command {
 		usage: "[KIND[/NAME] [NAME...]] [flags]",
 		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
 requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
-trustedissuers, delegationpolicies, singular or plural. YAML and JSON are
-what was applied, with the status where there is one, and apply takes them
-back; -A without KIND gives every object.`,
+trustedissuers, delegationpolicies, ratelimits, singular or plural. YAML and
+JSON are what was applied, with the status where there is one, and apply takes
+them back; -A without KIND gives every object.`,
 		flags: func(f *flags) {
 			f.doc("o,output", "F", "table, wide, yaml, json, name  [table]")
 			f.doc("n,namespace", "NS", "of bare names  [default]")

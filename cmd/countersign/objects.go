@@ -28,10 +28,11 @@ func applyCommand() *command {
 		},
 		usage: "-f FILE|DIR|- [flags]",
 		about: `Takes Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication
-as they are, and Workload, OAuthClient, OAuthResource, TrustedIssuer and
-DelegationPolicy; of the Gateway API GatewayClass, Gateway, HTTPRoute,
-ReferenceGrant and Namespace. Every fault of every file is told at once, with
-its place; then nothing is changed. Of a directory: .yaml, .yml, .json, sorted.`,
+as they are; Workload, OAuthClient, OAuthResource, TrustedIssuer, DelegationPolicy
+and RateLimit; of the Gateway API GatewayClass, Gateway, HTTPRoute and
+ReferenceGrant, with Namespace, Service, EndpointSlice and ConfigMap. Every fault
+of every file is told at once, with its place; then nothing is changed. Of a
+directory: .yaml, .yml, .json, sorted.`,
 		flags: func(f *flags) {
 			f.list(&o.files, "f", "FILE|DIR|-", "what to apply; may be repeated")
 			f.yes(&o.dryRun, "dry-run", "say what would change, change nothing")
@@ -94,7 +95,7 @@ func deleteCommand() *command {
 		usage: "KIND NAME... | KIND --all | -f FILE|DIR|- [flags]",
 		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
 requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
-trustedissuers, delegationpolicies.
+trustedissuers, delegationpolicies, ratelimits.
 A Workload that is gone takes its identity with it: its programs have none from
 then on. An OAuthClient takes its secrets and tokens.`,
 		flags: func(f *flags) {

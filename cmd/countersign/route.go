@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -177,5 +178,37 @@ func (e *env) routeShow(ctx context.Context, host string) error {
 		e.say("no route has this host: every request gets 404")
 		return nil
 	}
-	return e.routeTable(list.Routes)
+	if err := e.routeTable(list.Routes); err != nil {
+		return err
+	}
+	return e.limitLines(list.Routes)
+}
+
+// limitLines are the limits of the rules, each with where it holds.
+func (e *env) limitLines(rows []admin.RouteRow) error {
+	var order []string
+	from := map[string][]string{}
+	for _, r := range rows {
+		for _, text := range r.Limits {
+			if from[text] == nil {
+				order = append(order, text)
+			}
+			if name := ruleOf(r.Route, r.Rule, r.RuleName); !slices.Contains(from[text], name) {
+				from[text] = append(from[text], name)
+			}
+		}
+	}
+	if len(order) > 0 {
+		order = append([]string{"", "limits:"}, order...)
+	}
+	for _, text := range order {
+		line := escape(text)
+		if len(from[text]) > 0 {
+			line = "  " + line + "   " + strings.Join(from[text], ", ")
+		}
+		if _, err := fmt.Fprintln(e.out, line); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -85,6 +85,11 @@ func (e *env) routeVerdict(v admin.RouteVerdict) error {
 			line(label, text)
 			label = ""
 		}
+		label = "limits"
+		for _, text := range v.Limits {
+			line(label, text)
+			label = ""
+		}
 		if v.Needs != "" {
 			line("needs", v.Needs)
 		}

@@ -25,9 +25,9 @@ func whyCommand() *command {
 			"countersign why web api 'GET /orders/17'      # what would happen",
 		},
 		usage: "[ID | FROM TO 'METHOD PATH'] [flags]",
-		about: `Names the layer that refused (connection, message, token, policy, route), the
-deciding rule with file and line, the nearest rules that did not match with the
-fields that missed, and the smallest change that would allow exactly this.
+		about: `Names the layer that refused (connection, message, token, policy, limit, route),
+the deciding rule with file and line, the nearest rules that did not match with
+the fields that missed, and the smallest change that would allow exactly this.
 Exit 0 if explained or allowed; 1 if FROM TO 'METHOD PATH' would be refused.`,
 		flags: func(f *flags) {
 			f.text(&o.from, "from", "NAME", "the last refusal of this caller")

@@ -38,6 +38,7 @@ type RouteRow struct {
 	Place    *Place         `json:"place,omitempty"`
 	Backends []RouteBackend `json:"backends"`
 	Filters  []string       `json:"filters"`
+	Limits   []string       `json:"limits,omitempty"`   // the rules of RateLimits that hold, in words
 	Redirect string         `json:"redirect,omitempty"` // where it leads, of a redirect
 	Fault    string         `json:"fault,omitempty"`    // why the rule answers 500
 }
@@ -86,6 +87,7 @@ type RouteVerdict struct {
 	Filters       []string       `json:"filters"`
 	RewrittenPath string         `json:"rewritten_path,omitempty"`
 	Location      string         `json:"location,omitempty"` // of a redirect
+	Limits        []string       `json:"limits,omitempty"`   // the rules of RateLimits that hold, in words
 	Needs         string         `json:"needs,omitempty"`    // what policy asks of a caller who shows nothing
 
 	Nearest []RouteMiss `json:"nearest"`        // taken: the better placed, those for other paths last; else the nearest

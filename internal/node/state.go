@@ -80,6 +80,7 @@ func prepareEdge(h *held, state *proxy.State) {
 		return
 	}
 	state.Routes, _ = route.Compile(attached) // a rule with a fault answers 500 by itself
+	state.Limits = proxy.CompileLimits(h.Edge, route.CompileLimits(h.Edge, state.Routes), state.TrustDomain)
 	state.Refused = map[*route.Backend]route.Refusal{}
 	state.Foreign = h.Edge.Foreign()
 	facts := route.Facts{Backend: func(to route.Ref, port uint16) route.Backing { return backing(state, to, port) }}

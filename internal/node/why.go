@@ -209,6 +209,9 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	if rec.Side == audit.SideServer && (rec.Layer == audit.LayerRoute || rec.Layer == "") && n.destination(rec.DstID).Gateway {
 		return explainDoor(rec, to), "countersign get httproute -A"
 	}
+	if rec.Layer == audit.LayerLimit {
+		return explainLimit(rec)
+	}
 	switch rec.Layer + "/" + rec.Reason {
 	case "tls/no_client_cert":
 		add("no client certificate: the caller is not in the mesh")

@@ -6,6 +6,7 @@ import (
 
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/h1"
+	"countersign.dev/internal/limit"
 	"countersign.dev/internal/telemetry"
 )
 
@@ -26,6 +27,8 @@ type refused struct {
 
 	challenge string // WWW-Authenticate
 	retry     string // Retry-After, in seconds
+	pushback  string // grpc-retry-pushback-ms
+	body      []byte // problem+json in place of text; nil: none
 }
 
 // The refusals that need no facts.
@@ -104,11 +107,18 @@ func (x *exchange) reply(no *refused, id string) {
 		}
 		h["Grpc-Status"] = []string{strconv.Itoa(code)}
 		h["Grpc-Message"] = []string{no.text}
+		if no.pushback != "" {
+			h["Grpc-Retry-Pushback-Ms"] = []string{no.pushback}
+		}
 		x.w.WriteHeader(http.StatusOK)
 		return
 	}
 	h["Content-Type"] = []string{"text/plain"}
-	h["Content-Length"] = []string{strconv.Itoa(len(no.text))}
+	body := []byte(no.text)
+	if no.body != nil {
+		h["Content-Type"], body = []string{limit.ProblemType}, no.body
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	switch {
 	case no.status == http.StatusProxyAuthRequired:
 		h["Proxy-Authenticate"] = []string{`Basic realm="countersign"`}
@@ -118,7 +128,7 @@ func (x *exchange) reply(no *refused, id string) {
 		h["Allow"] = []string{h1.Allow}
 	}
 	x.w.WriteHeader(no.status)
-	_, _ = x.w.Write([]byte(no.text))
+	_, _ = x.w.Write(body)
 }
 
 // limitDrain gives a body that nobody will read a moment to come: net/http reads it before it
@@ -164,6 +174,7 @@ func (x *exchange) finish(o outcome) {
 		return
 	}
 	x.ended = true
+	x.endLimits()
 	rec := &x.rec
 	rec.Status, rec.Error, rec.CloseReason = o.status, o.err, o.reason
 	rec.ReqBytes, rec.RespBytes = uint64(x.reqBytes.Load()), uint64(o.resp)
@@ -175,7 +186,7 @@ func (x *exchange) finish(o outcome) {
 		}
 		if no.layer != "" || rec.Decision == audit.Failed {
 			rec.Layer, rec.Reason = no.layer, no.reason
-			if no.layer != audit.LayerAuthz {
+			if no.layer != audit.LayerAuthz && no.layer != audit.LayerLimit {
 				rec.Policy, rec.Rule = "", 0
 			}
 		}

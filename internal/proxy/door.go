@@ -200,8 +200,8 @@ func (x *exchange) pick() *refused {
 		return refuseNoRoute
 	}
 	q := route.Request{Method: x.r.Method, Path: x.path, Query: x.ask.Query, Header: x.r.Header}
-	if x.preflight(router, host, &q) {
-		return nil
+	if no, done := x.preflight(router, host, &q); done {
+		return no
 	}
 	hit, ok := router.Lookup(host, &q)
 	if !ok {
@@ -209,7 +209,7 @@ func (x *exchange) pick() *refused {
 	}
 	x.hit = hit
 	x.note("rule " + hit.Route.String() + "#" + ruleName(hit.Action))
-	return nil
+	return x.limitEarly(router, hit.Action)
 }
 
 // ruleName is how records and people name a rule of a route.
@@ -221,14 +221,18 @@ func ruleName(a *route.Action) string {
 }
 
 // preflight answers a CORS preflight, which asks before identity and policy and is told the list alone (gateway.md 7.6).
-func (x *exchange) preflight(router *route.Router, host string, q *route.Request) bool {
+func (x *exchange) preflight(router *route.Router, host string, q *route.Request) (no *refused, done bool) {
 	origin, method := x.r.Header["Origin"], x.r.Header["Access-Control-Request-Method"]
 	if len(origin) != 1 || len(method) != 1 || !route.IsPreflight(x.r.Method, origin[0], method[0]) {
-		return false
+		return nil, false
 	}
 	hit, ok := router.Preflight(host, q, method[0])
 	if !ok {
-		return false
+		return nil, false
+	}
+	if no = x.limitEarly(router, hit.Action); no != nil {
+		x.hit = hit // its CORS fields stand on the refusal
+		return no, true
 	}
 	x.limitDrain()
 	status, fields := hit.CORS.Preflight(origin[0], method[0], strings.Join(x.r.Header["Access-Control-Request-Headers"], ","))
@@ -237,7 +241,7 @@ func (x *exchange) preflight(router *route.Router, host string, q *route.Request
 	x.w.WriteHeader(status)
 	x.rec.Layer = audit.LayerRoute
 	x.finish(outcome{status: status})
-	return true
+	return nil, true
 }
 
 // needsTLS: a token of ours over clear text is one that was shown to everybody on the way (gateway.md 27.4, T9a).
@@ -384,6 +388,7 @@ func (x *exchange) redirect() *refused {
 	x.effects = x.hit.Effects(-1)
 	x.changeAnswer(h)
 	h["Location"], h["Content-Length"] = []string{to}, []string{"0"}
+	x.hideLimits(h, to)
 	x.begun.Store(true)
 	x.w.WriteHeader(x.hit.Redirect.Status)
 	x.finish(outcome{status: x.hit.Redirect.Status})
@@ -402,6 +407,7 @@ func (x *exchange) changeAnswer(h http.Header) {
 
 // share lets scripts of the rule's origins read an answer, also one of our own (gateway.md 7.6).
 func (x *exchange) share(h http.Header) {
+	x.tellLimits(h)
 	if x.hit.Action == nil || x.hit.CORS == nil {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/h1"
@@ -49,8 +50,9 @@ type exchange struct {
 
 	// From requestIdentity.
 	rules *bearer.Rules
-	token *jose.Token // of our own issuer, which can be revoked; nil: none
-	epoch uint64      // of the log of revoked tokens before it was asked
+	token *jose.Token    // of our own issuer, which can be revoked; nil: none
+	key   *apikey.Record // the API key it came in by; nil: none
+	epoch uint64         // of the log of revoked tokens before it was asked
 	rest  *bearer.Rest
 
 	attached string // the token that attachToken put in
@@ -59,6 +61,9 @@ type exchange struct {
 	hit     route.Hit
 	backend *route.Backend     // nil: none was chosen
 	effects *route.Effects     // nil: none were chosen
+	limits  *limitSet          // nil: none hold
+	counted *route.Action      // the rule that they hold for
+	tally   *tally             // nil: nothing was counted
 	untime  context.CancelFunc // of the rule's timeout
 
 	rec      audit.Record
@@ -376,6 +381,9 @@ func (x *exchange) decide() *refused {
 	rec.Layer, rec.Reason, rec.Policy, rec.Rule = verdict.Layer, verdict.Reason, verdict.Policy, verdict.Rule+1
 	if !verdict.Allow {
 		return refusePolicy
+	}
+	if no := x.limitLate(); no != nil {
+		return no
 	}
 	x.leave()
 	return nil

@@ -44,6 +44,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	defer hands.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	hands.Go(func() { p.sweep(ctx) })
 	err := p.accept(ctx, ln, func(c net.Conn) {
 		leave := unproven.enter(c) // a flood of handshakes starves nobody but itself (dataplane.md 8.1)
 		hands.Go(func() {

@@ -61,8 +61,9 @@ type link struct {
 
 // binding is the policy of one connection under one view.
 type binding struct {
-	v     *view
-	bound policy.Bound
+	v      *view
+	bound  policy.Bound
+	limits atomic.Pointer[[]policy.Bound] // see link.limits
 }
 
 type linkKey struct{}

@@ -23,6 +23,7 @@ import (
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/jose"
+	"countersign.dev/internal/limit"
 	"countersign.dev/internal/revocation"
 	"countersign.dev/internal/telemetry"
 )
@@ -97,6 +98,8 @@ type Proxy struct {
 	panics  atomic.Int64  // when a stack was last logged, Unix ns
 	drained atomic.Bool
 	crowd   crowd // at the doors of all Gateways
+	limiter *limit.Store
+	began   time.Time // of the limiter's clock
 
 	egress   []Egress
 	ownPorts []uint16
@@ -129,6 +132,8 @@ func New(o Options) *Proxy {
 	if p.now == nil {
 		p.now = time.Now
 	}
+	p.began, p.limiter = p.now(), limit.New(limit.DefaultKeys)
+	p.metrics.LimitKeys(p.limiter.Keys)
 	p.view.Store(newView(&State{}))
 	return p
 }
@@ -138,6 +143,7 @@ func New(o Options) *Proxy {
 func (p *Proxy) Update(s *State) {
 	now := newView(s)
 	p.foreign(now)
+	now.limitCounters = now.counters(p.metrics)
 	p.view.Store(now)
 	for _, r := range p.all() {
 		r.recheck(now)

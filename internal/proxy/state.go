@@ -10,6 +10,7 @@ import (
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/route"
+	"countersign.dev/internal/telemetry"
 )
 
 // State is what the data plane knows of the mesh at one revision. It never changes after
@@ -27,6 +28,7 @@ type State struct {
 	Tokens         *bearer.Book         // nil: tokens mean nothing here
 	Attach         map[AttachKey]Attach // tokens that calls carry
 	Routes         *route.Table         // nil: no Gateway is served here
+	Limits         *Limits              // of Routes; nil: none
 	// Refused are the backends that get 500, and why; any other that is no place here gets it too.
 	Refused map[*route.Backend]route.Refusal
 	// Foreign are the Services whose endpoints have no identity of the mesh.
@@ -102,7 +104,8 @@ type view struct {
 	suffix string // ".svc.<trust domain>"
 	places map[ServiceKey][]*place
 
-	foreign map[ServiceKey][]*place // for Gateways alone
+	foreign       map[ServiceKey][]*place // for Gateways alone
+	limitCounters []*telemetry.LimitCounter
 }
 
 func newView(s *State) *view {

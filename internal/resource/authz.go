@@ -279,19 +279,24 @@ func Policy(o Object) (policy.Policy, error) {
 		return policy.Policy{}, fmt.Errorf("%s: action %s is not supported", o.ID(), m.GetAction())
 	}
 	for i, r := range m.GetRules() {
-		rule := policy.Rule{Pos: o.Places.Rule(i)}
-		for _, f := range r.GetFrom() {
-			rule.From = append(rule.From, sourceOf(f.GetSource()))
-		}
-		for _, t := range r.GetTo() {
-			rule.To = append(rule.To, operationOf(t.GetOperation()))
-		}
-		for _, c := range r.GetWhen() {
-			rule.When = append(rule.When, policy.Condition{Key: c.GetKey(), Values: c.GetValues(), NotValues: c.GetNotValues()})
-		}
+		rule := ruleOf(r)
+		rule.Pos = o.Places.Rule(i)
 		out.Rules = append(out.Rules, rule)
 	}
 	return out, nil
+}
+
+func ruleOf(r *security.Rule) (rule policy.Rule) {
+	for _, f := range r.GetFrom() {
+		rule.From = append(rule.From, sourceOf(f.GetSource()))
+	}
+	for _, t := range r.GetTo() {
+		rule.To = append(rule.To, operationOf(t.GetOperation()))
+	}
+	for _, c := range r.GetWhen() {
+		rule.When = append(rule.When, policy.Condition{Key: c.GetKey(), Values: c.GetValues(), NotValues: c.GetNotValues()})
+	}
+	return rule
 }
 
 func sourceOf(s *security.Source) policy.Source {

@@ -370,7 +370,7 @@ func (o *object) finish(k kind) error {
 func (o *object) findPlaces() Places {
 	line, col := o.place(root, atKey)
 	out := Places{File: o.name, Line: line, Col: col}
-	name := map[string]string{"AuthorizationPolicy": "rules", "RequestAuthentication": "jwtRules", "HTTPRoute": "rules"}[o.kind]
+	name := map[string]string{"AuthorizationPolicy": "rules", "RequestAuthentication": "jwtRules", "HTTPRoute": "rules", "RateLimit": "rules"}[o.kind]
 	rules := root.field("spec").field(name)
 	for i := range itemsOf(fieldsOf(o.value["spec"])[name]) {
 		line, col := o.place(rules.item(i), atValue)

@@ -26,6 +26,7 @@ func FuzzDecode(f *testing.F) {
 		audience + "spec: {audience: 'https://a', scopes: [{name: b, public: true}], grantTo: [{namespace: c, scopes: [b]}], typ: JWT}",
 		issuer + "spec: {issuer: 'https://id', uses: [subject], audiences: [a], carry: [role], maxLifetime: 1d12h, ignoreHeaders: []}",
 		delegation + "spec: {actors: [a], audiences: [b], subjects: ['c:*'], maxDepth: 3}",
+		limits + "spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}], mode: shadow, rules: [{name: a, from: [], key: [ip/24/48, claim.b], limit: {requests: 3, per: 1m, burst: 2}, cost: {fixed: 1}}, {name: b, concurrent: 4, expose: false}]}",
 		"apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(authz, "\n", "\n  ") + "spec: {}",
 		"a: &a [*a]", "%YAML 1.1\n---\n{}", "{<<: {a: b}, <<: {a: c}}", "? [a]\n: b", "!!binary aa", "--- >\n a\n...\n",
 	} {

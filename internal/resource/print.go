@@ -178,7 +178,7 @@ func Columns(kind string) []string {
 		return []string{"ISSUERS", "SELECTS"}
 	case "Workload":
 		return []string{"IDENTITY", "SELECTORS"}
-	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
+	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy", "RateLimit":
 		return []string{"READY"}
 	case "Gateway":
 		return []string{"CLASS", "LISTENERS", "READY"}

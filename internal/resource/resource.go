@@ -1,6 +1,6 @@
 // Package resource reads the YAML kinds that people write: AuthorizationPolicy,
 // PeerAuthentication and RequestAuthentication of Istio; Workload, OAuthClient,
-// OAuthResource, TrustedIssuer and DelegationPolicy of ours. It decodes them strictly, finds
+// OAuthResource, TrustedIssuer, DelegationPolicy and RateLimit of ours. It decodes them strictly, finds
 // every fault with its place and its mending, and turns what is left into policy, entry and
 // grant values.
 //
@@ -18,9 +18,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/policy"
+	"countersign.dev/internal/route"
 )
 
 // Limits of istio-semantics.md 2.4.
@@ -191,6 +193,9 @@ func built() []kind {
 			ownGroup, own, issuerShape, checkIssuer, reads(Issuer)},
 		{Kind{"DelegationPolicy", "delegationpolicies", "delegationpolicy", "delegationpolicy", ownGroup + "/v1"},
 			ownGroup, own, delegationShape, checkDelegation, reads(Delegation)},
+		{Kind{"RateLimit", "ratelimits", "ratelimit", "ratelimit", ownGroup + "/v1"},
+			ownGroup, own, rateLimitShape, checkRateLimit,
+			reads(func(o Object) (route.RateLimit, error) { return RateLimit(o, time.Time{}, 0) })},
 	}
 }
 

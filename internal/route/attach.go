@@ -13,6 +13,7 @@ type Objects struct {
 	Gateways   []Gateway
 	Routes     []HTTPRoute
 	Grants     []Grant
+	Limits     []RateLimit
 	Namespaces map[string]map[string]string // labels of the namespaces that have a document
 	Services   []Service
 	Endpoints  []Endpoints

@@ -50,6 +50,7 @@ type Statuses struct {
 	Classes  map[string]ClassStatus
 	Gateways map[Name]GatewayStatus
 	Routes   map[Name]RouteStatus
+	Limits   map[Name]LimitStatus
 }
 
 // ClassStatus is the status of a GatewayClass.
@@ -87,7 +88,7 @@ type ParentStatus struct {
 // Status computes the status of all objects (gateway.md 10). It depends on
 // nothing but its arguments, and not on the order of the objects.
 func Status(o Objects, f Facts) Statuses {
-	s := Statuses{map[string]ClassStatus{}, map[Name]GatewayStatus{}, map[Name]RouteStatus{}}
+	s := Statuses{map[string]ClassStatus{}, map[Name]GatewayStatus{}, map[Name]RouteStatus{}, map[Name]LimitStatus{}}
 	classes := ownClasses(o.Classes)
 	features := append([]string{}, f.Features...)
 	slices.Sort(features)
@@ -100,9 +101,14 @@ func Status(o Objects, f Facts) Statuses {
 	}
 	a := attach(o)
 	dropped, refused := droppedRules(f.Invalid), map[*HTTPRoute]bool{}
+	routes := make(map[Name]*HTTPRoute, len(o.Routes))
 	for i := range o.Routes {
 		r := &o.Routes[i]
+		routes[r.Name] = r
 		refused[r], s.Routes[r.Name] = routeStatus(r, a.verdicts[r.Name], dropped[r.Name], o.Grants, f)
+	}
+	for i := range o.Limits {
+		s.Limits[o.Limits[i].Name] = a.limitStatus(&o.Limits[i], routes)
 	}
 	for name, listeners := range a.gateways {
 		g := a.gatewayOf[name]

@@ -120,7 +120,7 @@ func (s *Server) status(ctx context.Context, _ struct{}) (admin.ServerStatus, er
 		return admin.ServerStatus{}, err
 	}
 	out := admin.ServerStatus{
-		Watch: s.watchStatus(),
+		Watch:       s.watchStatus(),
 		TrustDomain: s.td.Name(), Version: s.o.Version, Started: s.started.UTC(), Revision: v.Revision,
 		Nodes: []admin.NodeStatus{}, Authorities: authorities.Authorities, Workloads: []admin.Workload{},
 		Store: admin.StoreStatus{Kind: "embedded", Members: st.Members, SizeBytes: st.Size},

@@ -71,11 +71,13 @@ func (s *Server) edge() *edgeStatus {
 	if m.since == 0 || !reflect.DeepEqual(m.edge, edge) {
 		m.edge, m.since = edge, v.Revision
 	}
-	_, invalid := route.Compile(route.Attach(v.Edge))
+	table, invalid := route.Compile(route.Attach(v.Edge))
+	limits := route.CompileLimits(v.Edge, table)
+	invalid = append(invalid, limits.Faults()...)
 	for i := range v.Edge.Routes {
 		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
 	}
-	f := route.Facts{Features: features, Backend: v.backing, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
+	f := route.Facts{Features: features, Backend: v.backing, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
 		f.Gateways[g.Name] = s.gatewayFacts(v, g, m.since)
 	}
@@ -141,6 +143,16 @@ func carry(old, status route.Statuses, now time.Time) {
 			l.Conditions = route.Carry(before, l.Conditions, now)
 		}
 	}
+	for name, l := range status.Limits {
+		was := old.Limits[name].Ancestors
+		for i := range l.Ancestors {
+			a, before := &l.Ancestors[i], []route.Condition(nil)
+			if at := slices.IndexFunc(was, func(o route.AncestorStatus) bool { return o.Target == a.Target }); at >= 0 {
+				before = was[at].Conditions
+			}
+			a.Conditions = route.Carry(before, a.Conditions, now)
+		}
+	}
 	for name, r := range status.Routes {
 		was := old.Routes[name].Parents
 		for i := range r.Parents {
@@ -166,6 +178,10 @@ func (e *edgeStatus) of(r catalog.Record) (ready string, status []byte, err erro
 	case "Gateway":
 		if g, ok := e.Gateways[name]; ok {
 			shown, ready = gatewayStatusOf(g), readyBy(g.Conditions, "Programmed")
+		}
+	case "RateLimit":
+		if l, ok := e.Limits[name]; ok {
+			shown, ready = limitStatusOf(l), readyLimit(l)
 		}
 	case "HTTPRoute":
 		if s, ok := e.Routes[name]; ok {

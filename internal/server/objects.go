@@ -475,7 +475,7 @@ func (s *Server) shown(r catalog.Record, form string, edge func() *edgeStatus) (
 	more := resource.Served{Created: r.Created, Version: fmt.Sprint(r.Last)}
 	columns := resource.Row(r.Object, s.meta.RootNamespace, s.td.Name())
 	switch r.Kind {
-	case "GatewayClass", "Gateway", "HTTPRoute":
+	case "GatewayClass", "Gateway", "HTTPRoute", "RateLimit":
 		more.Generation = r.Generation
 		var word string
 		var err error

@@ -20,6 +20,7 @@ import (
 type routing struct {
 	*view
 	table     *route.Table
+	limits    *route.Limits
 	listeners map[listenerKey]*route.Listener
 	idle      map[listenerKey]string           // why a listener cannot serve
 	bad       map[*route.Backend]route.Refusal // backends whose share answers 500
@@ -39,6 +40,7 @@ func (v *view) routing() *routing {
 	}
 	attached := route.Attach(v.Edge)
 	r.table, _ = route.Compile(attached) // a rule with a fault says so itself
+	r.limits = route.CompileLimits(v.Edge, r.table)
 	facts := route.Facts{Backend: v.backing, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
 		ports := map[uint16]string{}
@@ -166,7 +168,7 @@ func (r *routing) row(at *route.Router, row route.Row, order int) admin.RouteRow
 	out := admin.RouteRow{
 		Gateway: at.Gateway.String(), Listener: at.Listener, Port: at.Port, Host: row.Hostname, Match: row.Form, Order: order,
 		Route: row.Route.String(), Rule: row.Index, RuleName: row.Rule.Name, Place: r.placeOf(row.Action),
-		Backends: r.backends(row.Action), Filters: filterTexts(row.Rule.Filters), Fault: answers500(row.Action),
+		Backends: r.backends(row.Action), Filters: filterTexts(row.Rule.Filters), Limits: r.limitTexts(at, row.Action), Fault: r.answers500(at, row.Action),
 	}
 	if row.Redirect != nil {
 		out.Redirect = redirectText(row.Redirect, at, row.Hostname)
@@ -201,11 +203,14 @@ func (r *routing) backends(a *route.Action) []admin.RouteBackend {
 	return out
 }
 
-// answers500 is why a rule answers 500 to all it takes.
-func answers500(a *route.Action) string {
+// answers500 is why a rule answers 500 to all it takes on a listener.
+func (r *routing) answers500(at *route.Router, a *route.Action) string {
+	set := r.limits.Of(at, a)
 	switch {
 	case a.Bad != "":
 		return a.Bad
+	case set != nil && set.Bad != "":
+		return set.Bad
 	case a.Redirect == nil && a.Choose(0) < 0:
 		return "no backend with a weight"
 	}

@@ -266,14 +266,14 @@ func (r *routing) preflight(at *route.Router, q outside) (admin.RouteVerdict, bo
 
 // effects says what the rule makes of a request: an answer, or what its backends see.
 func (r *routing) effects(v *admin.RouteVerdict, at *route.Router, hit route.Hit, q outside) {
-	v.Filters, v.Backends = filterTexts(hit.Rule.Filters), r.backends(hit.Action)
+	v.Filters, v.Backends, v.Limits = filterTexts(hit.Rule.Filters), r.backends(hit.Action), r.limitTexts(at, hit.Action)
 	fails := func(err error) {
 		v.Status, v.Reason, v.Text = http.StatusBadRequest, h1.BadPath, err.Error()
 		if errors.Is(err, route.ErrLoop) {
 			v.Status, v.Reason = http.StatusLoopDetected, "loop"
 		}
 	}
-	if why := answers500(hit.Action); why != "" {
+	if why := r.answers500(at, hit.Action); why != "" {
 		v.Status, v.Reason, v.Text = http.StatusInternalServerError, "bad_backend", why
 		return
 	}

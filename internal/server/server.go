@@ -82,8 +82,8 @@ type Server struct {
 	decision []byte                 // key of decision ids
 
 	directory directory
-	started  time.Time
-	Made     bool // this start made the mesh
+	started   time.Time
+	Made      bool // this start made the mesh
 
 	writing sync.Mutex // one administrative write at a time: fewer conflicts, same answers
 }

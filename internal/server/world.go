@@ -348,6 +348,8 @@ func addObject(v *view, r catalog.Record) error {
 		return addTo(&w.Edge.Gateways, r, dated(r, resource.Gateway))
 	case "HTTPRoute":
 		return addTo(&w.Edge.Routes, r, dated(r, resource.HTTPRoute))
+	case "RateLimit":
+		return addTo(&w.Edge.Limits, r, dated(r, resource.RateLimit))
 	case "ReferenceGrant":
 		return addTo(&w.Edge.Grants, r, dated(r, resource.ReferenceGrant))
 	case "Service":
@@ -419,5 +421,6 @@ func sortWorld(w *snapshot.World) {
 	slices.SortFunc(w.Edge.Grants, func(a, b route.Grant) int { return byMeta(a.Meta, b.Meta) })
 	slices.SortFunc(w.Edge.Services, func(a, b route.Service) int { return byName(a.Namespace, a.Name.Name, b.Namespace, b.Name.Name) })
 	slices.SortFunc(w.Edge.Endpoints, func(a, b route.Endpoints) int { return byName(a.Namespace, a.Name.Name, b.Namespace, b.Name.Name) })
+	slices.SortFunc(w.Edge.Limits, func(a, b route.RateLimit) int { return byMeta(a.Meta, b.Meta) })
 	slices.SortFunc(w.Instances, func(a, b snapshot.Instance) int { return byName(a.Node, a.ID, b.Node, b.ID) })
 }

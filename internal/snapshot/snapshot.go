@@ -302,6 +302,11 @@ func putEdge(o *route.Objects, put func(string, any) error) error {
 			return err
 		}
 	}
+	for _, l := range o.Limits {
+		if err := put("ratelimit/"+l.String(), l); err != nil {
+			return err
+		}
+	}
 	for name, labels := range o.Namespaces {
 		if err := put("namespace/"+name, labels); err != nil {
 			return err
@@ -443,6 +448,8 @@ func (n *Node) take(key string, b []byte) error {
 		return add(&n.Edge.Services, b)
 	case "endpointslice":
 		return add(&n.Edge.Endpoints, b)
+	case "ratelimit":
+		return add(&n.Edge.Limits, b)
 	case "namespace":
 		var labels map[string]string
 		if err := json.Unmarshal(b, &labels); err != nil {

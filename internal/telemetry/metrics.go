@@ -44,6 +44,10 @@ type Metrics struct {
 	offset   prometheus.Gauge
 	tokens   *prometheus.CounterVec
 
+	limits    *prometheus.CounterVec
+	limited   map[string]*LimitCounter // by rule; under mu
+	limitKeys atomic.Pointer[func() int]
+
 	series atomic.Pointer[map[labels]series] // copied when a label set is new, read without a lock
 	mu     sync.Mutex                        // guards writing series, and certs; held for one copy
 	certs  map[[2]string]bool
@@ -98,6 +102,7 @@ func NewMetrics(version string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": strings.ToValidUTF8(version, "?"), "go": runtime.Version()},
 	})
 	build.Set(1)
+	m.registerLimits()
 	m.series.Store(&map[labels]series{})
 	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, m.stale, m.offset, m.tokens, build,
 		collectors.NewGoCollector(
