@@ -1433,7 +1433,9 @@ type GatewayPort struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	Bound         bool                   `protobuf:"varint,4,opt,name=bound,proto3" json:"bound,omitempty"`
-	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"` // why it cannot be bound, going on from "port 80"; empty: it is not tried yet
+	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`           // why it cannot be bound, going on from "port 80"; empty: it is not tried yet
+	Addresses     []string               `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"` // those that it is bound to
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`       // why the Gateway has no address, as its condition Programmed says; text is the whole sentence then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1499,6 +1501,20 @@ func (x *GatewayPort) GetBound() bool {
 func (x *GatewayPort) GetText() string {
 	if x != nil {
 		return x.Text
+	}
+	return ""
+}
+
+func (x *GatewayPort) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *GatewayPort) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -1915,13 +1931,15 @@ const file_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"e\n" +
 	"\fGatewayState\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
-	"\x05ports\x18\x02 \x03(\v2#.countersign.control.v1.GatewayPortR\x05ports\"}\n" +
+	"\x05ports\x18\x02 \x03(\v2#.countersign.control.v1.GatewayPortR\x05ports\"\xb3\x01\n" +
 	"\vGatewayPort\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x12\x14\n" +
 	"\x05bound\x18\x04 \x01(\bR\x05bound\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"d\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x1c\n" +
+	"\taddresses\x18\x06 \x03(\tR\taddresses\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"d\n" +
 	"\vReportReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"3\n" +

@@ -8,12 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
+	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"countersign.dev/internal/control"
@@ -31,13 +29,18 @@ type gateways struct {
 	n    *Node
 	wake chan struct{}
 
-	mu   sync.Mutex // guards open, which the loop of run alone changes
-	open map[doorKey]served
+	mu      sync.Mutex // guards open, which the loop of run alone changes, and leaving
+	open    map[doorKey]served
+	leaving map[route.Name]int // ports that drain
 
 	// Of run alone.
 	held map[route.Name]bool
-	away map[doorKey]error // why a port is not open
-	said doorReport        // what the server heard last
+	away map[doorKey]error     // why a port is not open
+	said doorReport            // what the server heard last
+	kept map[string]netip.Addr // of the pool
+	here map[route.Name]*site  // where each listens
+
+	draining sync.WaitGroup // ports that were closed, and what is under way there
 
 	unsaid atomic.Bool // the server must hear all of it again
 }
@@ -69,11 +72,13 @@ func olderFirst(gateways []*route.Gateway) func(a, b doorKey) int {
 type served struct {
 	instance string
 	labels   map[string]string
+	addrs    []netip.Addr // as wanted
+	bound    []string     // as bound
 	stop     func()
 }
 
 func newGateways(n *Node) *gateways {
-	return &gateways{n: n, wake: make(chan struct{}, 1), open: map[doorKey]served{}, held: map[route.Name]bool{}, away: map[doorKey]error{}}
+	return &gateways{n: n, wake: make(chan struct{}, 1), open: map[doorKey]served{}, leaving: map[route.Name]int{}, held: map[route.Name]bool{}, away: map[doorKey]error{}, kept: loadKept(n.o.Dir)}
 }
 
 // changed says that a snapshot came into force.
@@ -106,13 +111,18 @@ func (g *gateways) run(ctx context.Context) error {
 func (g *gateways) settle(ctx context.Context) {
 	h := g.n.snap.Load()
 	wanted := wantedDoors(h.Edge)
+	g.here = g.sites(h, wanted)
 	for key, at := range g.open {
 		e, known := g.n.entry(key.gateway.String())
-		if wanted[key] && known && maps.Equal(e.Labels, at.labels) {
+		if wanted[key] && known && maps.Equal(e.Labels, at.labels) && g.shut(key) == nil && slices.Equal(g.here[key.gateway].addrs, at.addrs) {
 			continue
 		}
-		at.stop() // its Workload went, or policies select it by other labels now: it opens anew
 		g.drop(key)
+		if known && maps.Equal(e.Labels, at.labels) {
+			g.retire(ctx, key.gateway, at)
+		} else {
+			at.stop() // its Workload went, or policies select it by other labels now: it opens anew
+		}
 		if !wanted[key] {
 			g.n.happened("ended", fmt.Sprintf("gateway %s port %d", key.gateway, key.port), "")
 		}
@@ -122,7 +132,7 @@ func (g *gateways) settle(ctx context.Context) {
 		left[key.gateway] = true
 	}
 	for name := range g.held {
-		if !left[name] {
+		if !left[name] && !g.leaves(name) {
 			g.n.svids.release(name.String())
 			delete(g.held, name)
 		}
@@ -156,10 +166,13 @@ func (g *gateways) fail(key doorKey, err error) {
 	}
 }
 
-// start opens one port on loopback, both families where there are both.
+// start opens one port, where its Gateway listens.
 func (g *gateways) start(ctx context.Context, key doorKey) error {
 	e, err := g.entry(ctx, key.gateway)
 	if err != nil {
+		return err
+	}
+	if err := g.shut(key); err != nil {
 		return err
 	}
 	name := key.gateway.String()
@@ -170,12 +183,7 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 	if err != nil {
 		return err
 	}
-	for other := range g.open {
-		if other.port == key.port && other.gateway != key.gateway {
-			return &unbound{key.port, fmt.Sprintf("is that of Gateway %s; write another port", other.gateway), nil}
-		}
-	}
-	listeners, err := listenLoopback(key.port)
+	listeners, err := g.n.o.Addresses.listen(g.here[key.gateway], key.port)
 	if err != nil {
 		return err
 	}
@@ -207,14 +215,15 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 		g.held[key.gateway] = true
 	}
 	g.mu.Lock()
-	g.open[key] = served{cfg.Instance, e.Labels, stop}
+	at := served{cfg.Instance, e.Labels, g.here[key.gateway].addrs, addressesOf(listeners), stop}
+	g.open[key] = at
 	g.mu.Unlock()
 	delete(g.away, key)
 	scheme := "http"
 	if key.tls {
 		scheme = "https"
 	}
-	g.n.happened("started", fmt.Sprintf("gateway %s %s://localhost:%d", key.gateway, scheme, key.port), "")
+	g.n.happened("started", fmt.Sprintf("gateway %s %s://%s", key.gateway, scheme, hostOf(at.bound, key.port)), "")
 	return nil
 }
 
@@ -281,6 +290,7 @@ func (g *gateways) closeAll() {
 		at.stop()
 		g.drop(key)
 	}
+	g.draining.Wait()
 }
 
 // swapped tells the proxy that the SVID of a Gateway was renewed.
@@ -302,7 +312,7 @@ func wantedDoors(o route.Objects) map[doorKey]bool {
 		for i := range g.Listeners {
 			ports[g.Listeners[i].Port] = ""
 		}
-		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports, AddressRefusal: g.AddressRefusal()}
+		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
 	}
 	status := route.Status(o, open)
 	out := map[doorKey]bool{}
@@ -314,27 +324,6 @@ func wantedDoors(o route.Objects) map[doorKey]bool {
 		}
 	}
 	return out
-}
-
-// listenLoopback opens a port on this machine alone.
-func listenLoopback(port uint16) ([]net.Listener, error) {
-	var out []net.Listener
-	digits := strconv.Itoa(int(port))
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, digits))
-		if err == nil {
-			out = append(out, l)
-			continue
-		}
-		if host == "::1" && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
-			continue
-		}
-		for _, l := range out {
-			_ = l.Close()
-		}
-		return nil, &unbound{port, whyUnbound(err), err}
-	}
-	return out, nil
 }
 
 // strangers is the most connections at the doors of Gateways: a quarter of the descriptors of this process, so that a

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,6 +60,8 @@ func (m *mesh) conditions(name string) (out string) {
 		var o struct {
 			Metadata struct{ Name string }
 			Status   struct {
+				Addresses  []struct{ Value string }
+				Conditions []struct{ Type, Status, Reason string }
 				Listeners []struct {
 					Name       string
 					Conditions []struct{ Type, Status, Message string }
@@ -70,6 +73,12 @@ func (m *mesh) conditions(name string) (out string) {
 		}
 		if o.Metadata.Name != name {
 			continue
+		}
+		for _, a := range o.Status.Addresses {
+			out += "at " + a.Value + "\n"
+		}
+		for _, c := range o.Status.Conditions {
+			out += fmt.Sprintf("%s=%s: %s\n", c.Type, c.Status, c.Reason)
 		}
 		for _, l := range o.Status.Listeners {
 			for _, c := range l.Conditions {
@@ -93,12 +102,12 @@ func TestGatewayPortsReported(t *testing.T) {
 	taken := m.tcp("127.0.0.1:0")
 	port, free := uint16(taken.Addr().(*net.TCPAddr).Port), freePort(m)
 	m.edge("edge", free, port)
-	inUse := fmt.Sprintf("l%d Accepted=False: port %d is in use by another program; end that, or write another port", port, port)
+	inUse := fmt.Sprintf("l%d Accepted=False: port %d is in use by countersign itself; end that, or write another port", port, port)
 	open := fmt.Sprintf("l%d Programmed=True", free)
-	m.untilEdge("edge", open, inUse)
+	m.untilEdge("edge", open, inUse, "at 127.0.0.1\n")
 
 	m.edge("second", free)
-	m.untilEdge("second", fmt.Sprintf("l%d Accepted=False: port %d is that of Gateway shop/edge; write another port", free, free))
+	m.untilEdge("second", "Programmed=False: AddressNotAssigned")
 
 	m.cut()
 	m.inTouch(false)
@@ -116,12 +125,12 @@ func TestWhyUnbound(t *testing.T) {
 		want string
 	}{
 		{syscall.EADDRINUSE, "is in use by another program"},
-		{syscall.EACCES, "CAP_NET_BIND_SERVICE"},
+		{syscall.EACCES, "ports below 1024 need a capability; sudo setcap cap_net_bind_service=+ep /"},
 		{syscall.EMFILE, "cannot be opened: too many open files"},
 		{net.ErrClosed, "cannot be opened"},
 	} {
 		wrapped := &net.OpError{Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", tt.err)}
-		u := &unbound{80, whyUnbound(wrapped), wrapped}
+		u := &unbound{80, whyUnbound(netip.MustParseAddrPort("192.0.2.1:80"), wrapped), wrapped}
 		if !strings.HasPrefix(u.Error(), "port 80 ") || !strings.Contains(u.Error(), tt.want) {
 			t.Errorf("%v: %q, want %q", tt.err, u.Error(), tt.want)
 		}

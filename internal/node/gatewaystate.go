@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
+	"countersign.dev/internal/attest"
 	"countersign.dev/internal/control"
 	"countersign.dev/internal/route"
 )
@@ -22,8 +25,10 @@ type doorReport struct {
 
 type doorState struct {
 	doorKey
-	bound bool
-	text  string // why it cannot be bound, going on from "port 80"
+	bound  bool
+	text   string // why it cannot be bound, going on from "port 80", or with a reason the whole of it
+	reason string // of the Gateway's condition
+	addrs  string // those bound, with spaces between
 }
 
 func (r doorReport) equal(o doorReport) bool {
@@ -42,14 +47,17 @@ func (g *gateways) report(ctx context.Context, h *held, wanted map[doorKey]bool)
 	now := doorReport{newest: newest(h.Edge)}
 	state := &control.GatewayState{Revision: h.Revision}
 	for _, key := range slices.SortedFunc(maps.Keys(wanted), olderFirst(h.Edge.Ours())) {
-		_, open := g.open[key]
-		d := doorState{doorKey: key, bound: open}
-		if cause, ok := errors.AsType[*unbound](g.away[key]); ok && !open {
+		at, open := g.open[key]
+		d := doorState{doorKey: key, bound: open, addrs: strings.Join(at.bound, " ")}
+		if refusal := g.here[key.gateway].refusal; refusal != (route.Refusal{}) {
+			d.reason, d.text = refusal.Reason, refusal.Text
+		} else if cause, ok := errors.AsType[*unbound](g.away[key]); ok && !open {
 			d.text = cause.text
 		}
 		now.doors = append(now.doors, d)
 		state.Ports = append(state.Ports, &control.GatewayPort{
 			Namespace: key.gateway.Namespace, Name: key.gateway.Name, Port: uint32(key.port), Bound: d.bound, Text: d.text,
+			Addresses: at.bound, Reason: d.reason,
 		})
 	}
 	if !g.unsaid.Swap(false) && now.equal(g.said) {
@@ -86,15 +94,47 @@ type unbound struct {
 func (u *unbound) Error() string { return fmt.Sprintf("port %d %s", u.port, u.text) }
 func (u *unbound) Unwrap() error { return u.err }
 
-func whyUnbound(err error) string {
+func whyUnbound(at netip.AddrPort, err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "is in use by another program; end that, or write another port"
+		return "is in use by " + holderOf(at) + "; end that, or write another port"
 	case errors.Is(err, os.ErrPermission):
-		return "may not be opened: a port below 1024 needs the capability CAP_NET_BIND_SERVICE; give it, or write another port"
+		exe, err := os.Executable()
+		if err != nil {
+			exe = "countersign"
+		}
+		return "may not be opened: ports below 1024 need a capability; sudo setcap cap_net_bind_service=+ep " + exe
 	}
 	if cause, ok := errors.AsType[syscall.Errno](err); ok {
 		return "cannot be opened: " + cause.Error()
 	}
 	return "cannot be opened"
+}
+
+// absent: this machine has no such address.
+func absent(err error) bool {
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
+}
+
+// holderOf names who has a port, where the kernel tells.
+func holderOf(at netip.AddrPort) string {
+	const unknown = "another program"
+	s, err := attest.ListenSocket(at)
+	if err != nil || !s.Found {
+		return unknown
+	}
+	pid, comm, ok := attest.HolderOf(s.Inode)
+	switch {
+	case !ok:
+		return unknown
+	case pid == os.Getpid():
+		return "countersign itself"
+	}
+	comm = strings.Map(func(r rune) rune { // a program calls itself what it likes
+		if r < 0x21 || r > 0x7e {
+			return '?'
+		}
+		return r
+	}, comm)
+	return fmt.Sprintf("%s, pid %d", comm, pid)
 }

@@ -60,6 +60,8 @@ type Options struct {
 	Egress   []proxy.Egress  // what Gateways may dial of what no object can name
 	OwnPorts []uint16        // of this process, which no Gateway dials
 	Event    func(Happening) // something a person who watches would like to see; never blocks; may be nil
+
+	Addresses Addresses // of Gateways
 }
 
 // Happening is one line of what `up` tells a terminal.

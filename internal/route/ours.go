@@ -1,9 +1,7 @@
 package route
 
 import (
-	"net/netip"
 	"slices"
-	"strconv"
 )
 
 // Ours are the Gateways of the own classes, in the order given.
@@ -35,16 +33,6 @@ func (g *Gateway) CertificateNames(reserved func(name string) bool) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// AddressRefusal is why the addresses of the Gateway cannot be served: only this machine's loopback is.
-func (g *Gateway) AddressRefusal() Refusal {
-	for _, a := range g.Addresses {
-		if ip, err := netip.ParseAddr(a.Value); err != nil || !ip.IsLoopback() {
-			return Refusal{"AddressNotUsable", "address " + strconv.Quote(a.Value) + " is not served: Gateways listen on loopback; leave addresses out"}
-		}
-	}
-	return Refusal{}
 }
 
 // own reports a listener that shows a certificate of our own authority.

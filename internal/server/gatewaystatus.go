@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -23,6 +24,8 @@ var features = []string{"Gateway", "HTTPRoute", "ReferenceGrant"}
 const (
 	maxGatewayPorts = 4096
 	maxPortText     = 512
+
+	maxPortAddresses = 64
 )
 
 // gateways takes what a node says of the ports of Gateways.
@@ -34,6 +37,12 @@ func (h house) gateways(node string, g *control.GatewayState) error {
 	for _, p := range g.GetPorts() {
 		if p.Port == 0 || p.Port > math.MaxUint16 {
 			return bad(fmt.Sprintf("port %d: a port is 1 to 65535", p.Port))
+		}
+		if i := slices.IndexFunc(p.Addresses, func(a string) bool { _, err := netip.ParseAddr(a); return err != nil }); i >= 0 || len(p.Addresses) > maxPortAddresses {
+			return bad(fmt.Sprintf("port %d: what is said of its addresses is none", p.Port))
+		}
+		if p.Reason != "" && p.Reason != "AddressNotUsable" && p.Reason != "AddressNotAssigned" {
+			return bad(fmt.Sprintf("port %d: %q is no reason", p.Port, p.Reason))
 		}
 		if len(p.Text) > maxPortText {
 			return bad(fmt.Sprintf("%d bytes of why port %d is not open, at most %d", len(p.Text), p.Port, maxPortText))
@@ -90,7 +99,7 @@ func (s *Server) edge() *edgeStatus {
 // gatewayFacts is what the nodes that enforce the objects of now make of a Gateway. A node that lacks its identity
 // waits: for that one it does not run.
 func (s *Server) gatewayFacts(v *view, g *route.Gateway, since int64) route.GatewayFacts {
-	f := route.GatewayFacts{Ports: map[uint16]string{}, AddressRefusal: g.AddressRefusal()}
+	f := route.GatewayFacts{Ports: map[uint16]string{}}
 	newest := g.Revision
 	for _, c := range v.Edge.Classes {
 		if c.Name.Name == g.Class {
@@ -111,16 +120,23 @@ func (s *Server) gatewayFacts(v *view, g *route.Gateway, since int64) route.Gate
 			case p.Namespace != g.Namespace || p.Name != g.Name.Name:
 			case !admitted, !p.Bound && p.Text == "":
 				waits = true
+			case p.Reason != "":
+				f.AddressRefusal = route.Refusal{Reason: p.Reason, Text: p.Text}
 			case p.Bound:
 				f.Ports[port], served = "", true
+				for _, a := range p.Addresses {
+					if at := (route.Address{Type: "IPAddress", Value: a}); !slices.Contains(f.Addresses, at) {
+						f.Addresses = append(f.Addresses, at)
+					}
+				}
 			case !told:
 				f.Ports[port] = p.Text
 			}
 		}
-		if served {
-			f.Addresses = []route.Address{{Type: "IPAddress", Value: "127.0.0.1"}}
-		}
 		f.Live = f.Live || served || !waits
+	}
+	if len(f.Addresses) > 0 { // one node that serves it is enough
+		f.AddressRefusal = route.Refusal{}
 	}
 	return f
 }

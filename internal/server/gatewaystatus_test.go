@@ -87,7 +87,17 @@ func (r *running) says(c *control.Client, revision int64, ports ...*control.Gate
 }
 
 func edgePort(port uint32, bound bool, text string) *control.GatewayPort {
-	return &control.GatewayPort{Namespace: "default", Name: "edge", Port: port, Bound: bound, Text: text}
+	p := &control.GatewayPort{Namespace: "default", Name: "edge", Port: port, Bound: bound, Text: text}
+	if bound {
+		p.Addresses = []string{"127.0.0.1", "::1"}
+	}
+	return p
+}
+
+func edgeNowhere(port uint32, reason, text string) *control.GatewayPort {
+	p := edgePort(port, false, text)
+	p.Reason = reason
+	return p
 }
 
 // A Gateway is ready once a node has its port open, a route once its backend is there; both say so in the form of the
@@ -136,6 +146,7 @@ func TestGatewayStatus(t *testing.T) {
 		{"before the Gateway was", rev - 1, bound, "False: Pending"},
 		{"not tried yet", rev, []*control.GatewayPort{edgePort(8080, false, "")}, "False: Pending"},
 		{"all taken", rev, []*control.GatewayPort{edgePort(8080, false, "is taken"), edgePort(8081, false, "is taken")}, "False: Invalid"},
+		{"no address", rev, []*control.GatewayPort{edgeNowhere(8080, "AddressNotAssigned", "no address is free")}, "False: AddressNotAssigned"},
 		{"one open", rev, bound, "True"},
 	} {
 		if err := r.says(c, k.revision, k.ports...); err != nil {
@@ -151,7 +162,7 @@ func TestGatewayStatus(t *testing.T) {
 	}
 	_, o := r.shownOf("Gateway", "edge")
 	s := statusOf(t, o)
-	if len(s.Status.Addresses) != 1 || s.Status.Addresses[0] != (addressJSON{"IPAddress", "127.0.0.1"}) {
+	if len(s.Status.Addresses) != 2 || s.Status.Addresses[0] != (addressJSON{"IPAddress", "127.0.0.1"}) {
 		t.Errorf("addresses are %v", s.Status.Addresses)
 	}
 	if !strings.Contains(o.JSON, `"supportedKinds":[]`) || strings.Contains(o.JSON, "null") {
@@ -169,7 +180,7 @@ func TestGatewayStatus(t *testing.T) {
 	if got := conditionIn(s.Status.Listeners[2].Conditions, "Accepted").Message; got != "port 8081 is in use by another program" {
 		t.Errorf("a taken port says %q", got)
 	}
-	if got := conditionIn(s.Status.Conditions, "Accepted"); got.ObservedGeneration != s.Metadata.Generation || got.ObservedGeneration != rev || got.LastTransitionTime == "" {
+	if got := conditionIn(s.Status.Conditions, "Accepted"); got.ObservedGeneration != s.Metadata.Generation || got.ObservedGeneration != 1 || got.LastTransitionTime == "" {
 		t.Errorf("generation %d, condition %+v, revision %d", s.Metadata.Generation, got, rev)
 	}
 
