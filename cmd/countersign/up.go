@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -46,6 +47,7 @@ type upOptions struct {
 	passphrase  string
 	config      string
 	watch       string
+	addresses   []string
 	log         string
 	logFormat   string
 	svidTTL     time.Duration // demo and tests: of the configuration
@@ -61,8 +63,11 @@ func upCommand() *command {
 		usage:    "[flags]",
 		about: `The first start makes an authority, a trust domain and a policy that refuses
 every call (allow-nothing); later starts go on with what is there. It listens on
-loopback only and runs until Ctrl-C, SIGTERM or countersign down.`,
+loopback only, but for Gateways with --address, and runs until Ctrl-C, SIGTERM
+or countersign down. What is below --watch DIR is applied as one set; who can
+write there is an admin, and --yes lets it open the mesh.`,
 		flags: func(f *flags) {
+			f.list(&o.addresses, "address", "IP", "where Gateways listen, beside loopback; may be repeated")
 			f.text(&o.inbound, "inbound", "ADDR:PORT", "where calls from other workloads arrive   [127.0.0.1:7443]")
 			f.text(&o.watch, "watch", "DIR", "apply what is below DIR, whenever it changes")
 			f.text(&o.trustDomain, "trust-domain", "TD", "of a new mesh, first start only            [cluster.local]")
@@ -92,6 +97,7 @@ type house struct {
 	data, run   string
 	config      resource.Config
 	tokenSet    server.TokenOptions // of the token service
+	gateways    node.Addresses
 	log         *slog.Logger
 	locks       []*lock
 	store       *store.Etcd
@@ -140,6 +146,9 @@ func (e *env) openHouse(ctx context.Context, o upOptions) (h *house, err error) 
 	if h.o.watch, err = h.watched(o.watch); err != nil {
 		return h, err
 	}
+	if h.gateways, err = h.gatewayAddresses(); err != nil {
+		return h, err
+	}
 	hide()
 	collectLess()
 	for _, step := range []func(context.Context) error{h.openDirs, h.openPorts, h.openStore, h.openRoles} {
@@ -162,6 +171,11 @@ func (o *upOptions) check() error {
 	if o.inbound != "" {
 		if !isAddrPort(o.inbound) {
 			return usage(fmt.Sprintf("--inbound %q is not ADDR:PORT", o.inbound), "countersign up --inbound 127.0.0.1:7443")
+		}
+	}
+	for _, a := range o.addresses {
+		if ip, err := netip.ParseAddr(a); err != nil || ip.Zone() != "" {
+			return usage(fmt.Sprintf("--address %q is no IP address", a), "countersign up --address 192.0.2.1")
 		}
 	}
 	if o.trustDomain != "" {
@@ -431,7 +445,7 @@ func (h *house) openNode(ctx context.Context) error {
 	}
 	n, err := node.New(node.Options{
 		Dir: h.nodeDir, Lineage: h.lineage, Code: code, Name: machineName(), Dial: h.memory.Dial, Version: version, Metrics: h.metrics, Log: h.log,
-		Down: h.down, Event: h.event, Egress: h.egress(), OwnPorts: h.ownPorts(),
+		Down: h.down, Event: h.event, Egress: h.egress(), OwnPorts: h.ownPorts(), Addresses: h.gateways,
 	})
 	if err != nil {
 		return err

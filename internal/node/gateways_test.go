@@ -62,7 +62,7 @@ func (m *mesh) conditions(name string) (out string) {
 			Status   struct {
 				Addresses  []struct{ Value string }
 				Conditions []struct{ Type, Status, Reason string }
-				Listeners []struct {
+				Listeners  []struct {
 					Name       string
 					Conditions []struct{ Type, Status, Message string }
 				}

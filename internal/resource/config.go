@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,12 @@ type Config struct {
 	// Egress lists what Gateways may call of what they never call because an object names it: this machine, metadata
 	// of clouds.
 	Egress []Egress
+	// Bind lists the addresses of Gateways that name none. [127.0.0.1, ::1]
+	Bind []netip.Addr
+	// AddressPool lists those of Gateways whose ports are taken there, and of those that ask for any.
+	AddressPool []netip.Addr
+	// CertificateDirs lists where certificate files of Gateways may lie. nil: the default
+	CertificateDirs []string
 	// Token is the section of the token service.
 	Token TokenConfig
 }
@@ -35,7 +42,7 @@ const (
 	maxConfig      = 64 << 10 // bytes
 )
 
-var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy", "egress", "token"}
+var configFields = []string{"trustDomain", "svidTTL", "rootNamespace", "outboundTrafficPolicy", "egress", "bind", "addressPool", "certificateDirs", "token"}
 
 // configReader collects the faults of one file.
 type configReader struct {
@@ -107,6 +114,15 @@ func (r *configReader) field(key, value *yaml.Node) {
 		return
 	case key.Value == "egress":
 		r.egress(value)
+		return
+	case key.Value == "bind":
+		r.bind(value)
+		return
+	case key.Value == "addressPool":
+		r.pool(value)
+		return
+	case key.Value == "certificateDirs":
+		r.certificateDirs(value)
 		return
 	case key.Value == "token":
 		r.token(value)
