@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 		"loses":       loseIdentity,
 		"issuer":      foreignIssuer,
 		"svidfiles":   svidFiles,
+		"handover":    handOver,
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -77,17 +78,15 @@ func portNamed(name string) (uint16, bool) {
 
 // listening judges that a descriptor is a TCP socket that listens, and gives its address.
 func listening(fd int) (netip.AddrPort, error) {
-	for _, want := range []struct {
-		option, value int
-		text          string
-	}{
-		{unix.SO_TYPE, unix.SOCK_STREAM, "it is no stream socket"},
-		{unix.SO_PROTOCOL, unix.IPPROTO_TCP, "it does not speak TCP"},
-		{unix.SO_ACCEPTCONN, 1, "it does not listen"},
-	} {
-		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.option); err != nil || got != want.value {
-			return netip.AddrPort{}, fmt.Errorf("%s", want.text)
-		}
+	is := func(option int, values ...int) bool {
+		got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+		return err == nil && slices.Contains(values, got)
+	}
+	switch {
+	case !is(unix.SO_TYPE, unix.SOCK_STREAM), !is(unix.SO_PROTOCOL, unix.IPPROTO_TCP, unix.IPPROTO_MPTCP):
+		return netip.AddrPort{}, errors.New("it is no socket of TCP")
+	case !is(unix.SO_ACCEPTCONN, 1):
+		return netip.AddrPort{}, errors.New("it does not listen")
 	}
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
@@ -99,7 +98,7 @@ func listening(fd int) (netip.AddrPort, error) {
 	case *unix.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)), nil
 	}
-	return netip.AddrPort{}, net.InvalidAddrError("it is no IP socket")
+	return netip.AddrPort{}, errors.New("it is no IP socket")
 }
 
 // gatewayAddresses are where Gateways listen: bind of the configuration, else loopback, and --address.
@@ -120,4 +119,30 @@ func (h *house) gatewayAddresses() (node.Addresses, error) {
 	var err error
 	a.Inherited, err = inherited()
 	return a, err
+}
+
+// ownPorts are those of this process that are in the way of Gateways which name no address.
+func (h *house) ownPorts() map[uint16]string {
+	out := map[uint16]string{}
+	for name, ln := range map[string]net.Listener{"inbound": h.local.Inbound, "health": h.pages, "tokens": h.tokens, "tokens-mtls": h.tokensMTLS} {
+		if ln == nil {
+			continue
+		}
+		own, ok := ln.Addr().(*net.TCPAddr)
+		if ok && slices.ContainsFunc(h.gateways.Everywhere(), func(ip netip.Addr) bool {
+			at := own.AddrPort().Addr().Unmap()
+			return at == ip || at.IsUnspecified() || ip.IsUnspecified()
+		}) {
+			out[uint16(own.Port)] = name
+		}
+	}
+	return out
+}
+
+// handed are the ports of the sockets that were handed over.
+func (h *house) handed() (out []uint16) {
+	for _, s := range h.gateways.Inherited {
+		out = append(out, s.Port)
+	}
+	return out
 }

@@ -21,7 +21,8 @@ type Addresses struct {
 	Inherited []Inherited  // in the place of Bind, for their ports
 }
 
-func (a *Addresses) bind() []netip.Addr {
+// Everywhere is where a Gateway listens that names no address.
+func (a *Addresses) Everywhere() []netip.Addr {
 	if len(a.Bind) == 0 {
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	}
@@ -48,8 +49,8 @@ func (a *Addresses) addresses(gateways []*route.Gateway, ports map[route.Name][]
 		switch {
 		case len(g.Addresses) > 0:
 			s.refusal = a.named(s, g, pooled, here)
-		case !claimed(claims, a.bind(), ports[g.Name]):
-			s.addrs, s.bound = a.bind(), true
+		case !claimed(claims, a.Everywhere(), ports[g.Name]):
+			s.addrs, s.bound = a.Everywhere(), true
 		default:
 			s.refusal = pooled.take(s, g, "a port of it is that of an older Gateway on the addresses of all; give it addresses, or another port")
 		}
@@ -70,6 +71,11 @@ func (a *Addresses) addresses(gateways []*route.Gateway, ports map[route.Name][]
 	return sites
 }
 
+// Refuses says of the addresses that a Gateway asks for whether they could be served at all.
+func (a *Addresses) Refuses(g *route.Gateway) route.Refusal {
+	return a.named(&site{}, g, a.pooled(nil, map[string]netip.Addr{}), onHost())
+}
+
 // named are the addresses that a Gateway asks for.
 func (a *Addresses) named(s *site, g *route.Gateway, pooled *pool, here func(netip.Addr) bool) route.Refusal {
 	for _, want := range g.Addresses {
@@ -81,7 +87,7 @@ func (a *Addresses) named(s *site, g *route.Gateway, pooled *pool, here func(net
 		}
 		ip, err := netip.ParseAddr(want.Value)
 		ip = ip.Unmap()
-		if err != nil || ip.Zone() != "" || !here(ip) && !slices.Contains(a.Pool, ip) && !slices.Contains(a.bind(), ip) {
+		if err != nil || ip.Zone() != "" || !here(ip) && !slices.Contains(a.Pool, ip) && !slices.Contains(a.Everywhere(), ip) {
 			s.addrs = nil
 			return route.Refusal{Reason: "AddressNotUsable", Text: fmt.Sprintf("address %q is not on this host, nor in addressPool; write another, or none", want.Value)}
 		}

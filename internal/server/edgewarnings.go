@@ -20,7 +20,9 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 		return nil
 	}
 	v.Services = s.world.load().Services
-	w := edgeWarner{v: v, status: route.Status(v.Edge, v.ifAllRuns()), then: then, entered: map[route.Name]bool{}}
+	facts := v.ifAllRuns()
+	s.foresee(v, &facts)
+	w := edgeWarner{v: v, status: route.Status(v.Edge, facts), then: then, entered: map[route.Name]bool{}}
 	for _, ch := range b.changes {
 		if ch.Remove {
 			continue
@@ -48,7 +50,7 @@ func (v *view) ifAllRuns() route.Facts {
 		for _, l := range g.Listeners {
 			ports[l.Port] = ""
 		}
-		f.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports, AddressRefusal: g.AddressRefusal()}
+		f.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
 	}
 	return f
 }

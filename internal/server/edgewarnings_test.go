@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"countersign.dev/internal/admin"
+	gw "countersign.dev/internal/route"
 )
 
 // apply tells what will not work of a Gateway, with its place, before anybody calls (gateway.md 3.2, 15).
@@ -32,12 +33,30 @@ func TestEdgeWarnings(t *testing.T) {
 			`HTTPRoute/default/shop: spec.parentRefs[1]: Gateway "default/edge" has no listener with this sectionName and port [NoMatchingParent]` + "\n\thint: name one that it has",
 		}},
 		"listeners": {open + edgeDoc("Gateway", "edge", "{gatewayClassName: countersign, addresses: [{value: 192.0.2.1}], listeners: [{name: raw, port: 9000, protocol: TCP}, {name: web, port: 8080, protocol: HTTP}]}"), []string{
-			`Gateway/default/edge: address "192.0.2.1" is not served: Gateways listen on loopback [AddressNotUsable]` + "\n\thint: leave addresses out",
+			`Gateway/default/edge: address "192.0.2.1" is nowhere [AddressNotUsable]` + "\n\thint: write another",
 			`Gateway/default/edge: spec.listeners[0]: listener "raw" has protocol "TCP" [UnsupportedProtocol]` + "\n\thint: write HTTP or HTTPS",
+		}},
+		"a name that no workload has": {open + edgeDoc("Gateway", "edge.eu", gateway), []string{
+			`Gateway/default/edge.eu: a Gateway is a workload, and "edge.eu" is no name of one [NameNotUsable]` + "\n\thint: name it otherwise: at most 63 characters",
+			"Gateway/default/edge.eu: nobody can enter",
+		}},
+		"our own namespace": {strings.ReplaceAll(open+edgeDoc("Gateway", "edge", gateway), "namespace: default", "namespace: countersign"), []string{
+			`Gateway/countersign/edge: namespace "countersign" is that of countersign itself, which no workload is in [NameNotUsable]` + "\n\thint: move the Gateway",
+		}},
+		"our own port": {open + edgeDoc("Gateway", "edge", strings.Replace(gateway, "8080", "7443", 1)), []string{
+			"Gateway/default/edge: spec.listeners[0]: port 7443 is that of countersign itself (inbound) [PortUnavailable]\n\thint: write another port",
 		}},
 		"a policy alone": {open, nil},
 	} {
-		r := newPlace(t).run()
+		r := newPlace(t).run(func(o *Options) {
+			o.OwnPorts = map[uint16]string{7443: "inbound"}
+			o.Refuses = func(g *gw.Gateway) gw.Refusal {
+				if len(g.Addresses) > 0 {
+					return gw.Refusal{Reason: "AddressNotUsable", Text: `address "192.0.2.1" is nowhere; write another`}
+				}
+				return gw.Refusal{}
+			}
+		})
 		reply, err := r.apply(t.Context(), admin.ApplyRequest{Files: []admin.File{{Name: "edge.yaml", Data: c.docs}}, DryRun: true})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)

@@ -265,7 +265,7 @@ func notMine(err error) error {
 // privileged refuses a port that this process may not open. What a service manager opened for it is no new port; and
 // nodes elsewhere say so in the status of the Gateway.
 func (s *Server) privileged(port uint16) error {
-	if port == 0 || port >= 1024 || s.home.Load() == nil || os.Getenv("LISTEN_FDS") != "" {
+	if port == 0 || port >= 1024 || s.home.Load() == nil || slices.Contains(s.o.Handed, port) {
 		return nil
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", port)

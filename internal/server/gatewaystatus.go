@@ -99,7 +99,7 @@ func (s *Server) edge() *edgeStatus {
 // gatewayFacts is what the nodes that enforce the objects of now make of a Gateway. A node that lacks its identity
 // waits: for that one it does not run.
 func (s *Server) gatewayFacts(v *view, g *route.Gateway, since int64) route.GatewayFacts {
-	f := route.GatewayFacts{Ports: map[uint16]string{}}
+	f := route.GatewayFacts{Ports: map[uint16]string{}, AddressRefusal: unservable(g)}
 	newest := g.Revision
 	for _, c := range v.Edge.Classes {
 		if c.Name.Name == g.Class {

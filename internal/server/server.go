@@ -34,6 +34,7 @@ import (
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/registry"
 	"countersign.dev/internal/resource"
+	"countersign.dev/internal/route"
 	"countersign.dev/internal/store"
 	"countersign.dev/internal/telemetry"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -56,6 +57,11 @@ type Options struct {
 	Log           *slog.Logger
 	Tokens        TokenOptions
 	Home          string // of the node that will join in this process: the one node of a Workload until then
+	// What the node of this process does not serve: Refuses tells it of addresses; OwnPorts are those of the process,
+	// with what they are for, where Gateways listen. Handed are ports below 1024 that it need not open.
+	Refuses  func(*route.Gateway) route.Refusal
+	OwnPorts map[uint16]string
+	Handed   []uint16
 	// Watch is a directory whose objects are applied, absolute; WatchConfirmed, that it may open the mesh.
 	Watch          string
 	WatchConfirmed bool
