@@ -203,7 +203,11 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 		return admin.ApplyReply{}, err
 	}
 	plan.Txn.Then = append(plan.Txn.Then, ops...)
-	reply.Revision, err = s.catalog.CommitSet(ctx, plan)
+	write := s.catalog.Commit
+	if b.directory != "" {
+		write = s.catalog.CommitSet
+	}
+	reply.Revision, err = write(ctx, plan)
 	if errors.Is(err, catalog.ErrConflict) {
 		return admin.ApplyReply{}, &admin.Problem{Code: "conflict", Message: b.doing + ": the objects changed meanwhile; nothing was changed", Hints: []string{"countersign get ap -A"}}
 	}
