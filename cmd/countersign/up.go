@@ -324,7 +324,7 @@ func (h *house) openRoles(ctx context.Context) error {
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
 		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
-		InRun: h.lineage.InRun, Tokens: h.tokenSet, Home: machineName(), Refuses: h.gateways.Refuses, OwnPorts: h.ownPorts(), Handed: h.handed(), Watch: h.o.watch, WatchConfirmed: h.e.yes,
+		InRun: h.lineage.InRun, Tokens: h.tokenSet, Home: machineName(), Refuses: h.gateways.Refuses, OwnPorts: h.inTheWay(), Handed: h.handed(), Watch: h.o.watch, WatchConfirmed: h.e.yes,
 	})
 	if err != nil {
 		return err

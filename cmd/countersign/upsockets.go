@@ -121,8 +121,8 @@ func (h *house) gatewayAddresses() (node.Addresses, error) {
 	return a, err
 }
 
-// ownPorts are those of this process that are in the way of Gateways which name no address.
-func (h *house) ownPorts() map[uint16]string {
+// inTheWay are the ports of this process in the way of Gateways which name no address.
+func (h *house) inTheWay() map[uint16]string {
 	out := map[uint16]string{}
 	for name, ln := range map[string]net.Listener{"inbound": h.local.Inbound, "health": h.pages, "tokens": h.tokens, "tokens-mtls": h.tokensMTLS} {
 		if ln == nil {
