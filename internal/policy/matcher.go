@@ -31,11 +31,3 @@ func (b *Bound) Matches(r *Request) bool {
 	q := ask(r)
 	return first(b.deny, &q) != nil
 }
-
-// Everything reports that all requests of the connection match, whatever they are.
-func (b *Bound) Everything() bool {
-	return len(b.deny) == 1 && b.deny[0].op == nil && b.deny[0].rest == nil
-}
-
-// Nothing reports that no request of the connection matches.
-func (b *Bound) Nothing() bool { return len(b.deny) == 0 }

@@ -48,12 +48,14 @@ func (x *exchange) limitEarly(at *route.Router, a *route.Action) *refused {
 // to policy.
 func (x *exchange) limitLate() *refused {
 	var rules, class []*limitRule
+	all := 0
 	if x.limits != nil {
 		if x.limits.bad != "" {
 			x.note(x.limits.bad)
 			return refuseBackend
 		}
 		rules = x.limits.late
+		all = len(rules) + len(x.limits.early)
 	}
 	if x.link.door != nil && x.key != nil && x.key.LimitClass != "" {
 		name := route.Name{Namespace: x.key.Namespace, Name: x.key.LimitClass}
@@ -61,7 +63,7 @@ func (x *exchange) limitLate() *refused {
 			x.note("limitClass of its API key: RateLimit " + name.String() + " does not exist")
 			return refuseBackend
 		}
-		if len(rules)+len(class) > route.MaxLimitRules || x.limits != nil && len(x.limits.early)+len(rules)+len(class) > route.MaxLimitRules {
+		if all+len(class) > route.MaxLimitRules {
 			x.note("more rules of RateLimits hold for it than are counted")
 			return refuseBackend
 		}
@@ -308,7 +310,7 @@ var limitField, policyField = http.CanonicalHeaderKey(limit.LimitField), http.Ca
 func (x *exchange) hideLimits(h http.Header, to string) {
 	u, err := url.Parse(to)
 	own, _ := h1.LookupHost(x.r.Host)
-	if err == nil && (u.Host == "" && !strings.HasPrefix(to, "//") || strings.EqualFold(u.Hostname(), own)) {
+	if err == nil && (u.Host == "" || strings.EqualFold(u.Hostname(), own)) {
 		return
 	}
 	delete(h, limitField)

@@ -15,7 +15,7 @@ import (
 // the conditions that would be False (gateway.md 3.2), and a door that nobody may pass.
 func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) []resource.Fault {
 	if b.verb == "expose" || !slices.ContainsFunc(b.changes, func(ch catalog.Change) bool {
-		return !ch.Remove && strings.HasPrefix(ch.Object.APIVersion, "gateway.networking.k8s.io/")
+		return !ch.Remove && (strings.HasPrefix(ch.Object.APIVersion, "gateway.networking.k8s.io/") || ch.Object.Kind == "RateLimit")
 	}) {
 		return nil
 	}
@@ -33,6 +33,8 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 			w.gateway(name)
 		case "HTTPRoute":
 			w.route(name)
+		case "RateLimit":
+			w.limit(name)
 		}
 	}
 	return bounded(w.faults)
@@ -40,11 +42,13 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 
 // ifAllRuns are the facts of a mesh where every Gateway has its ports.
 func (v *view) ifAllRuns() route.Facts {
-	_, invalid := route.Compile(route.Attach(v.Edge))
+	table, invalid := route.Compile(route.Attach(v.Edge))
+	limits := route.CompileLimits(v.Edge, table)
+	invalid = append(invalid, limits.Faults()...)
 	for i := range v.Edge.Routes {
 		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
 	}
-	f := route.Facts{Backend: v.backing, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
+	f := route.Facts{Backend: v.backing, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
 		ports := map[uint16]string{}
 		for _, l := range g.Listeners {

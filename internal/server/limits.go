@@ -63,3 +63,18 @@ func (r *routing) limitTexts(at *route.Router, a *route.Action) (out []string) {
 	}
 	return out
 }
+
+// limit warns of targets that are not there, and of rules of routes that more limits hold for than are counted.
+func (w *edgeWarner) limit(name route.Name) {
+	for i, a := range w.status.Limits[name].Ancestors {
+		for _, c := range a.Conditions {
+			if c.Status == "False" {
+				w.warn("RateLimit", name, fmt.Sprintf("spec.targetRefs[%d]", i), c.Reason, c.Message, "")
+			}
+		}
+	}
+	table, _ := route.Compile(route.Attach(w.v.Edge))
+	for _, f := range route.CompileLimits(w.v.Edge, table).Faults() {
+		w.warn("RateLimit", name, "spec.targetRefs", "", fmt.Sprintf("rule %d of HTTPRoute %s gets 500: %s", f.Rule, f.Route, f.Text), "")
+	}
+}
