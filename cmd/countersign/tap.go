@@ -256,6 +256,9 @@ func by(rec *audit.Record, inForce string) string {
 		return strings.ReplaceAll(rec.Reason, "_", " ")
 	}
 	word := strings.ReplaceAll(rec.Reason, "_", " ")
+	if rec.Layer == audit.LayerLimit {
+		word += " of " + rule
+	}
 	switch rec.Reason {
 	case policy.ReasonNoRule:
 		word = "no rule"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -213,6 +214,16 @@ func TestL13Shadow(t *testing.T) {
 	rec := h.a.record(func(r *audit.Record) bool { return strings.Contains(r.Detail, "shadow RateLimit/default/api#burst") })
 	if rec.Decision != audit.Allow {
 		t.Errorf("%+v", rec)
+	}
+	w := httptest.NewRecorder()
+	h.a.metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`countersign_gateway_limit_total{result="admitted",rule="default/api#burst"} 1`,
+		`countersign_gateway_limit_total{result="shadow",rule="default/api#burst"} 3`, "countersign_gateway_limit_keys 1",
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("metrics lack %s", want)
+		}
 	}
 }
 
