@@ -45,17 +45,18 @@ type RouteRow struct {
 
 // RouteBackend is one backend of a rule.
 type RouteBackend struct {
-	Service   string   `json:"service"` // ns/name
-	Port      uint16   `json:"port,omitempty"`
-	Weight    int      `json:"weight"`
-	State     string   `json:"state"`               // of the best instance; none, or refused
-	Status    int      `json:"status,omitempty"`    // of what answers its share instead
-	Reason    string   `json:"reason,omitempty"`    // why its share is refused, as in the status of the route
-	Fault     string   `json:"fault,omitempty"`     // the same for people
-	Filters   []string `json:"filters,omitempty"`   // its own
-	Plaintext bool     `json:"plaintext,omitempty"` // outside the mesh: called in clear text
-	Path      string   `json:"path,omitempty"`      // of a request: what the backend sees
-	Host      string   `json:"host,omitempty"`      // of a request: what the backend sees
+	Service string   `json:"service"` // ns/name
+	Port    uint16   `json:"port,omitempty"`
+	Weight  int      `json:"weight"`
+	State   string   `json:"state"`             // of the best instance; none, or refused
+	Status  int      `json:"status,omitempty"`  // of what answers its share instead
+	Reason  string   `json:"reason,omitempty"`  // why its share is refused, as in the status of the route
+	Fault   string   `json:"fault,omitempty"`   // the same for people
+	Filters []string `json:"filters,omitempty"` // its own
+	Path    string   `json:"path,omitempty"`    // of a request: what the backend sees
+	Host    string   `json:"host,omitempty"`    // of a request: what the backend sees
+
+	Plaintext bool `json:"plaintext,omitempty"` // outside the mesh: called in clear text
 }
 
 // RouteTest is POST /v1/route/test: a request from outside the mesh, which is not sent.

@@ -48,20 +48,20 @@ import (
 
 // Options are what a node is made of.
 type Options struct {
-	Dir      *os.Root // <data>/node
-	Lineage  *Lineage // of the runs, open as long as the node
-	Code     attest.Code
-	Name     string
-	Dial     control.Dial
-	Version  string
-	Metrics  *telemetry.Metrics
-	Log      *slog.Logger
-	Down     func()          // ends the process, as SIGTERM does
-	Egress   []proxy.Egress  // what Gateways may dial of what no object can name
-	OwnPorts []uint16        // of this process, which no Gateway dials
-	Event    func(Happening) // something a person who watches would like to see; never blocks; may be nil
+	Dir     *os.Root // <data>/node
+	Lineage *Lineage // of the runs, open as long as the node
+	Code    attest.Code
+	Name    string
+	Dial    control.Dial
+	Version string
+	Metrics *telemetry.Metrics
+	Log     *slog.Logger
+	Down    func()          // ends the process, as SIGTERM does
+	Event   func(Happening) // something a person who watches would like to see; never blocks; may be nil
 
-	Addresses Addresses // of Gateways
+	Egress    []proxy.Egress // what Gateways may call though no object can name it
+	OwnPorts  []uint16       // of this process, which no Gateway calls
+	Addresses Addresses      // of Gateways
 }
 
 // Happening is one line of what `up` tells a terminal.

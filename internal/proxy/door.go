@@ -153,7 +153,7 @@ func (v *view) port(d *door) *route.Port {
 var (
 	refuseNoRoute     = &refused{status: 404, layer: audit.LayerRoute, reason: "no_route", text: "no route", keep: true}
 	refuseOtherHost   = &refused{status: 421, layer: audit.LayerHTTP, reason: h1.AuthorityMismatch, text: "Host is another listener's", keep: true}
-	refuseBackend     = &refused{status: 500, layer: audit.LayerRoute, reason: "bad_backend", text: "no backend", decision: audit.Failed, keep: true}
+	refuseBackend     = &refused{status: 500, layer: audit.LayerRoute, reason: "bad_backend", text: "no backend", decision: audit.Failed, keep: true, grpc: 14}
 	refuseLoop        = &refused{status: 508, layer: audit.LayerRoute, reason: "loop", text: "the request goes in circles", keep: true}
 	refuseReplaced    = &refused{status: 400, layer: audit.LayerHTTP, reason: h1.BadPath, text: "path cannot be rewritten", keep: true}
 	refuseOverdueRule = &refused{status: 504, text: "upstream timed out", err: "upstream_timeout", decision: audit.Failed, keep: true}

@@ -91,21 +91,21 @@ func (u *upstream) dialForeign(ctx context.Context) (*socket, error) {
 
 // dialPlain connects in clear text: to the program, or to an endpoint outside the mesh.
 func (u *upstream) dialPlain(ctx context.Context) (*socket, error) {
-	if u.key.foreign {
+	if u.key.foreign != "" {
 		return u.dialForeign(ctx)
 	}
 	return u.dialProgram(ctx)
 }
 
 // outsider is the way to an endpoint outside the mesh.
-func (p *pool) outsider(t *target) *upstream {
-	return p.find(upstreamKey{addr: t.addr, foreign: true}, t.protocol)
-}
+func (p *pool) outsider(t *target) *upstream { return p.find(t.outside(), t.protocol) }
+
+func (t *target) outside() upstreamKey { return upstreamKey{addr: t.addr, foreign: t.protocol} }
 
 // busy counts the requests under way to an endpoint outside the mesh.
 func (p *pool) busy(t *target) int {
 	p.mu.Lock()
-	u := p.all[upstreamKey{addr: t.addr, foreign: true}]
+	u := p.all[t.outside()]
 	p.mu.Unlock()
 	if u == nil {
 		return 0

@@ -266,6 +266,37 @@ func TestForeignProtocols(t *testing.T) {
 	}
 }
 
+// A port that is spoken to otherwise from now on gets connections of its own; a refusal is of gRPC where the call is.
+func TestForeignProtocolChanges(t *testing.T) {
+	h := newYard(t, toExt())
+	seen := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: seen, Protocols: &protocols}
+	var wait sync.WaitGroup
+	wait.Go(func() { _ = srv.Serve(ln) })
+	t.Cleanup(func() {
+		_ = srv.Close()
+		wait.Wait()
+	})
+	at := ln.Addr().(*net.TCPAddr).AddrPort()
+	for _, c := range [][2]string{{"http", "HTTP/1.1"}, {"kubernetes.io/h2c", "HTTP/2.0"}, {"", "HTTP/1.1"}} {
+		h.foreign(c[0], true, at)
+		if status, body, _ := h.ask("GET /"); status != 200 || body != c[1] {
+			t.Errorf("%v: %d %s", c, status, body)
+		}
+	}
+	h.foreign("", false, at)
+	if status, _, header := h.ask("POST /", "Content-Type: application/grpc", "Content-Length: 0"); status != 200 || header.Get("Grpc-Status") != "14" {
+		t.Errorf("%d %v", status, header)
+	}
+}
+
 // A WebSocket at the door ends with the consent that opened it: that of the other namespace, or to clear text (F14).
 func TestForeignWebSocket(t *testing.T) {
 	const other = "team"
@@ -454,7 +485,7 @@ func TestForeignNextEndpoint(t *testing.T) {
 func TestForeignChoice(t *testing.T) {
 	r := &run{p: &Proxy{now: time.Now}}
 	r.pool.init(r)
-	ready := []*target{{addr: "192.0.2.1:80", foreign: true}, {addr: "192.0.2.2:80", foreign: true}, {addr: "192.0.2.3:80", foreign: true}}
+	ready := []*target{{addr: "192.0.2.1:80", protocol: "http"}, {addr: "192.0.2.2:80", protocol: "http"}, {addr: "192.0.2.3:80", protocol: "http"}}
 	for range 3 {
 		r.pool.outsider(ready[0]) // never released
 	}

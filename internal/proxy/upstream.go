@@ -20,7 +20,7 @@ type upstreamKey struct {
 	serverName, addr, owner string // another node's instance
 	caller                  string // the local program, for one caller
 	port                    uint16
-	foreign                 bool // addr is an endpoint outside the mesh
+	foreign                 string // how addr is spoken to, an endpoint outside the mesh
 }
 
 // pool holds the upstreams of a run.
