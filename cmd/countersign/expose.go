@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"net"
 	"strconv"
+	"time"
 
 	"countersign.dev/internal/admin"
 )
@@ -76,5 +81,45 @@ func (e *env) expose(ctx context.Context, o exposeOptions, args []string) error 
 	if req.DryRun && !req.Remove && !e.json {
 		return e.printDry(reply)
 	}
+	if d := reply.Door; d != nil && !reply.DryRun && !(o.wait.given && o.wait.d == 0) && !e.opens(ctx, d, o.wait) {
+		reply.Notes = append(reply.Notes, fmt.Sprintf("port %d does not answer for %s yet: countersign get gtw edge -n default -o yaml", d.Port, d.Host))
+	}
 	return e.written(ctx, reply, o.wait)
 }
+
+// opens waits until a door on this machine shows a certificate for its host: a port opens, and a certificate for a new
+// host is issued, a moment after the objects are in force.
+func (e *env) opens(ctx context.Context, d *admin.Door, w wait) bool {
+	longest := enforceWait
+	if w.given {
+		longest = w.d
+	}
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	reply, err := askServer[struct {
+		Text string `json:"text"`
+	}](ctx, e, "/v1/roots", map[string]string{})
+	if err != nil {
+		return true // nobody can tell
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(reply.Text))
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: d.Host}}
+	for {
+		c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(d.Port))))
+		if err == nil {
+			c.Close()
+			return true
+		}
+		if _, shown := errors.AsType[*tls.CertificateVerificationError](err); shown && !d.Own {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(openStep):
+		}
+	}
+}
+
+const openStep = 20 * time.Millisecond

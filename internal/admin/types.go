@@ -57,6 +57,7 @@ type ApplyReply struct {
 	Sentence string           `json:"sentence,omitempty"` // allow: what FROM may now do at TO; expose: who may enter
 	YAML     string           `json:"yaml,omitempty"`     // allow, expose --dry-run: the objects
 	Next     []string         `json:"next,omitempty"`     // expose: the commands that follow
+	Door     *Door            `json:"door,omitempty"`     // expose: where it is
 	Undo     string           `json:"undo,omitempty"`
 }
 
@@ -69,6 +70,13 @@ type AllowRequest struct {
 	Hosts     []string `json:"hosts,omitempty"`
 	Namespace string   `json:"namespace,omitempty"`
 	DryRun    bool     `json:"dry_run,omitempty"`
+}
+
+// Door is where strangers call: a host, of a wildcard one below it, and whether its certificate is of our own authority.
+type Door struct {
+	Host string `json:"host"`
+	Port uint16 `json:"port"`
+	Own  bool   `json:"own"`
 }
 
 // ExposeRequest is POST /v1/expose. Service is a NAME as typed.

@@ -51,6 +51,7 @@ type Exposure struct {
 	Removed []Object
 	Opened  []Opening // the door as it is then
 	Port    uint16    // of its listener
+	Own     bool      // which shows a certificate of our own authority
 }
 
 // Opening is what one way in leads to. Requests are sorted; "" is every one.
@@ -93,7 +94,7 @@ func Expose(m Mesh, d Door, objects []Object) (Exposure, error) {
 	}
 	out, err := exposure(before, after, d.key())
 	if l := after.listener(d.Host); l != nil {
-		out.Port = cmp.Or(d.Port, l.port)
+		out.Port, out.Own = cmp.Or(d.Port, l.port), l.certificate == ""
 	}
 	return out, err
 }
@@ -105,7 +106,9 @@ func Unexpose(m Mesh, d Door, objects []Object) (Exposure, error) {
 		return Exposure{}, ErrNoDoor
 	}
 	after.close(d.key())
-	return exposure(before, after, d.key())
+	out, err := exposure(before, after, d.key())
+	out.Put = slices.DeleteFunc(out.Put, func(o Object) bool { return string(o.JSON) == string(before.taken[o.ID()].JSON) })
+	return out, err
 }
 
 // doorKey is what a door is known by.
@@ -230,7 +233,7 @@ func (f *front) listen(d Door) error {
 func (f *front) close(k doorKey) {
 	delete(f.doors, k)
 	used := func(is func(doorKey) bool) bool {
-		return slices.ContainsFunc(slices.Collect(maps.Keys(f.doors)), is)
+		return slices.ContainsFunc(f.keys(), func(o doorKey) bool { return f.owns(o) && is(o) })
 	}
 	if !used(func(o doorKey) bool { return o.host == k.host }) {
 		f.listeners = slices.DeleteFunc(f.listeners, func(l listener) bool { return l.host == k.host })

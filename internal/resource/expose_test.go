@@ -210,6 +210,45 @@ func TestSecExposeOtherDoors(t *testing.T) {
 	}
 }
 
+// What pretends to be a door of somebody's HOST changes nothing of his: no path is taken out, nothing is written for it.
+func TestSecExposeForged(t *testing.T) {
+	public := []Way{{Public: true}}
+	mine := Door{Host: "a.test", Namespace: "default", Service: "web", Ways: public}
+	objects := mustExpose(t, nil, mine)
+	forged := mustExpose(t, nil, Door{Host: "a.test", Namespace: "evil", Service: "thief", Requests: []string{"/pay"}, Ways: exposeWays[1:2]})
+	for _, o := range forged {
+		if o.Name != "edge" {
+			objects = append(objects, o)
+		}
+	}
+	mine.Requests = []string{"GET /more"}
+	e, err := Expose(exposeMesh, mine, objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range e.Put {
+		if strings.Contains(string(o.JSON), "pay") || strings.Contains(string(o.JSON), "evil") || strings.Contains(string(o.JSON), "id.example") {
+			t.Errorf("%s", o.JSON)
+		}
+	}
+	if len(e.Put) != 5 || len(e.Removed) != 0 {
+		t.Errorf("%d written, %d removed", len(e.Put), len(e.Removed))
+	}
+	if e, err = Unexpose(exposeMesh, mine, objects); err != nil || len(e.Put) != 0 || len(e.Removed) != 5 {
+		t.Errorf("--remove: %d written, %d removed, %v", len(e.Put), len(e.Removed), err)
+	}
+}
+
+// Where the Gateway was deleted by hand, the sentence writes it anew.
+func TestExposeAgainWithoutGateway(t *testing.T) {
+	door := Door{Host: "a.test", Namespace: "default", Service: "api", Ways: []Way{{Public: true}}}
+	objects := mustExpose(t, nil, door)
+	left := slices.DeleteFunc(slices.Clone(objects), func(o Object) bool { return o.Kind == "Gateway" })
+	if got := mustExpose(t, left, door); allOf(got) != allOf(objects) {
+		t.Errorf("got %s", allOf(got))
+	}
+}
+
 func TestExposeRefused(t *testing.T) {
 	public := []Way{{Public: true}}
 	door := Door{Host: "a.test", Namespace: "default", Service: "api", Ways: public}

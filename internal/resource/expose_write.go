@@ -41,22 +41,21 @@ type frontDoc struct {
 // exposure compares what is there with what is wanted. What was changed by hand since is left alone while the sentence
 // has nothing to add to it, and else refused.
 func exposure(before, after *front, k doorKey) (Exposure, error) {
-	was, err := before.write(true)
+	was, err := before.write(k, true)
 	if err != nil {
 		return Exposure{}, err
 	}
-	then, err := after.write(false)
+	then, err := after.write(k, false)
 	if err != nil {
 		return Exposure{}, err
 	}
 	out := Exposure{Opened: after.opened(k)}
 	said := []string{roleGateway, roleRoute(k), roleTokens, roleEnter(k), roleWithin(k.backend())}
-	others := sortedSet(slices.Collect(maps.Keys(then)), slices.Collect(maps.Keys(before.present)))
-	others = slices.DeleteFunc(others, func(role string) bool { return slices.Contains(said, role) })
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(was)), func(role string) bool { return slices.Contains(said, role) })
 	for i, role := range append(said, others...) {
 		o, wanted := then[role]
 		old, there := before.present[role]
-		same := wanted && there && string(was[role].JSON) == string(o.JSON)
+		same := wanted && there && (string(was[role].JSON) == string(o.JSON) || string(old.JSON) == string(o.JSON))
 		switch {
 		case same && i < len(said):
 			out.Put = append(out.Put, old)
@@ -103,11 +102,11 @@ func (d *door) sortedWays() []Way {
 }
 
 // write makes the objects of all doors, by role. old: of those that are present alone.
-func (f *front) write(old bool) (map[string]Object, error) {
+func (f *front) write(k doorKey, old bool) (map[string]Object, error) {
 	var roles []string
 	var files []File
 	names := map[string]bool{}
-	for _, d := range f.documents() {
+	for _, d := range f.documents(k) {
 		was, there := f.present[d.role]
 		if old && !there {
 			continue
@@ -205,13 +204,16 @@ func hostWord(host string) string {
 	return host
 }
 
-func (f *front) documents() []frontDoc {
-	if len(f.listeners) == 0 {
-		return nil
+func (f *front) documents(said doorKey) []frontDoc {
+	var out []frontDoc
+	if len(f.listeners) > 0 {
+		out = append(out, f.gateway(), f.tokens())
 	}
-	out := []frontDoc{f.gateway(), f.tokens()}
 	within := map[string][]string{}
 	for _, k := range f.keys() {
+		if k != said && !f.owns(k) {
+			continue
+		}
 		d := f.doors[k]
 		out = append(out, f.routeOf(k, d), f.enter(k, d))
 		for _, requests := range d.ways {
@@ -222,6 +224,12 @@ func (f *front) documents() []frontDoc {
 		out = append(out, f.within(backend, within[backend]))
 	}
 	return out
+}
+
+// owns reports whether the HOST of a door is of its namespace. What others wrote as if it were a door of it is none.
+func (f *front) owns(k doorKey) bool {
+	l := f.listener(k.host)
+	return l != nil && l.namespace == k.namespace
 }
 
 func (f *front) keys() []doorKey {
@@ -249,9 +257,10 @@ func (f *front) gateway() frontDoc {
 // tokens is the RequestAuthentication: the issuers with the audiences of all HOSTs, and whether keys are taken.
 func (f *front) tokens() frontDoc {
 	audiences, keys := map[string][]string{}, ""
-	for _, d := range f.doors {
+	for k, d := range f.doors {
 		for w := range d.ways {
 			switch {
+			case !f.owns(k):
 			case w.Keys:
 				keys = "live"
 			case w.Issuer != "":
@@ -275,7 +284,7 @@ func frontRef() []any {
 }
 
 func (f *front) routeOf(k doorKey, d *door) frontDoc {
-	var parents, matches []any
+	parents, matches := []any{}, []any{}
 	for _, l := range f.listeners {
 		if l.host == k.host {
 			parents = append(parents, fields{"name": frontName, "namespace": frontNamespace, "sectionName": l.name})
@@ -375,7 +384,7 @@ func (f *front) otherPaths(k doorKey, request string) []string {
 	}
 	var out []string
 	for o, d := range f.doors {
-		if o.host != k.host || o == k {
+		if o.host != k.host || o == k || !f.owns(o) {
 			continue
 		}
 		for _, p := range d.prefixes {

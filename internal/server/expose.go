@@ -72,7 +72,7 @@ func (s *Server) expose(ctx context.Context, r admin.ExposeRequest) (admin.Apply
 		}
 	}
 	door.Port = made.Port
-	say := exposed{r, door, made.Opened, s.issuer()}
+	say := exposed{r, door, made.Opened, made.Own, s.issuer()}
 	reply.Notes = append(reply.Notes, unknownParties(v, service)...)
 	if len(made.Opened) == 0 {
 		reply.Notes = append(reply.Notes, "nobody may pass until --jwt, --key or --public")
@@ -80,6 +80,8 @@ func (s *Server) expose(ctx context.Context, r admin.ExposeRequest) (admin.Apply
 	reply.Sentence = say.sentence(entersBeside(v))
 	reply.Next = say.next()
 	reply.Undo = say.undo()
+	host, _ := say.url()
+	reply.Door = &admin.Door{Host: host, Port: door.Port, Own: made.Own}
 	return reply, nil
 }
 
