@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"countersign.dev/internal/policy"
 )
 
 var exposeMesh = Mesh{TrustDomain: "cluster.local"}
@@ -413,5 +415,36 @@ func TestExposeRandom(t *testing.T) {
 		if allOf(objects) != allOf(hand) {
 			t.Fatalf("seed %d: left behind:\n%s", seed, allOf(objects))
 		}
+	}
+}
+
+// A door for keys has a rule of its own, and says where they are taken.
+func TestExposeKeys(t *testing.T) {
+	k := doorKey{"a.test", "default", "api"}
+	keys, tokens := Way{Issuer: "https://own", Keys: true}, Way{Issuer: "https://own", Audience: "api"}
+	f := &front{mesh: exposeMesh, listeners: []listener{{name: "a.test", host: "a.test", namespace: "default", port: 8443}}, doors: map[doorKey]*door{k: {ways: map[Way][]string{keys: {""}, tokens: {""}}}}}
+	if got := f.tokens().annotations[apiKeysOption]; got != "live" {
+		t.Errorf("annotation %q", got)
+	}
+	text := fmt.Sprint(f.enter(k, f.doors[k]).spec["rules"])
+	if !strings.Contains(text, "https://own/key:*") || !strings.Contains(text, "https://own/*") {
+		t.Errorf("rules %s", text)
+	}
+	for _, w := range []Way{keys, tokens, {Public: true}} {
+		rule := policy.Rule{}
+		switch {
+		case w.Keys:
+			rule.From = []policy.Source{{RequestPrincipals: []string{w.Issuer + keyPrincipals}}}
+		case !w.Public:
+			rule.From = []policy.Source{{RequestPrincipals: []string{w.Issuer + tokenPrincipals}}}
+			rule.When = []policy.Condition{{Key: issuerKey, Values: []string{w.Issuer}}, {Key: audienceKey, Values: []string{w.Audience}}}
+		}
+		if got := wayOf(rule); got != w {
+			t.Errorf("got %+v, want %+v", got, w)
+		}
+	}
+	delete(f.doors[k].ways, keys)
+	if got, said := f.tokens().annotations[apiKeysOption]; got != "" || !said {
+		t.Errorf("without keys the annotation is %q, %v", got, said)
 	}
 }
