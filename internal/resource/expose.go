@@ -145,7 +145,7 @@ type front struct {
 
 func (f *front) open(d Door, objects []Object) error {
 	if l := f.listener(d.Host); l != nil && l.namespace != d.Namespace {
-		return &Refusal{"host_taken", fmt.Sprintf("%s is open to namespace %s only: Gateway/%s/%s", d.Host, l.namespace, frontNamespace, frontName), "countersign route show " + d.Host}
+		return &Refusal{"host_taken", fmt.Sprintf("%s is open to namespace %s only: Gateway/%s/%s", d.Host, l.namespace, frontNamespace, frontName), "countersign route show " + strings.Replace(d.Host, "*", "www", 1)}
 	}
 	var requests, prefixes []string
 	for _, typed := range d.Requests {
@@ -168,7 +168,7 @@ func (f *front) open(d Door, objects []Object) error {
 	}
 	for _, p := range prefixes {
 		if other, service := f.leads(d, p, objects); other != "" {
-			return &Refusal{"host_taken", fmt.Sprintf("%s%s goes to %s: %s", d.Host, p, service, other), "countersign route show " + strings.Replace(d.Host, "*", "any", 1)}
+			return &Refusal{"host_taken", fmt.Sprintf("%s%s goes to %s: %s", d.Host, p, service, other), "countersign route show " + strings.Replace(d.Host, "*", "www", 1)}
 		}
 	}
 	at.prefixes = sortedSet(at.prefixes, prefixes)
@@ -236,7 +236,7 @@ func (f *front) close(k doorKey) {
 		return slices.ContainsFunc(f.keys(), func(o doorKey) bool { return f.owns(o) && is(o) })
 	}
 	if !used(func(o doorKey) bool { return o.host == k.host }) {
-		f.listeners = slices.DeleteFunc(f.listeners, func(l listener) bool { return l.host == k.host })
+		f.listeners = slices.DeleteFunc(f.listeners, func(l listener) bool { return l.host == k.host && l.namespace == k.namespace })
 	}
 	if !used(func(o doorKey) bool { return o.backend() == k.backend() }) {
 		delete(f.labels, k.backend())
@@ -260,7 +260,7 @@ func (f *front) leads(d Door, prefix string, objects []Object) (id, service stri
 			continue
 		}
 		r, err := httpRouteOf(o)
-		if err != nil || !slices.Contains(r.Hostnames, d.Host) ||
+		if err != nil || len(r.Hostnames) > 0 && !slices.Contains(r.Hostnames, d.Host) ||
 			!slices.ContainsFunc(r.Parents, func(p route.Parent) bool { return p.Name == route.Name{Namespace: frontNamespace, Name: frontName} }) {
 			continue
 		}
