@@ -181,6 +181,7 @@ func TestExposeSays(t *testing.T) {
 		"POST /a/{*}":  {"POST /a/{*}", "POST", "/a/17"},
 		"PUT /a/{**}":  {"PUT /a/{**}", "PUT", "/a/17"},
 		"*.png":        {"call *.png", "", "/17.png"},
+		"GET /*":       {"GET /**", "", "/"},
 		"GET /a*":      {"GET /a*", "", "/a"},
 		"HEAD,OPTIONS": {"HEAD, OPTIONS", "HEAD", "/"},
 	} {

@@ -156,7 +156,7 @@ func sample(requests []string) (method, path string) {
 	}
 	method, _, _ = strings.Cut(method, ",")
 	switch {
-	case path == "":
+	case path == "", path == "/*":
 		path = "/"
 	case strings.HasPrefix(path, "*"):
 		path = "/17" + path[1:]
