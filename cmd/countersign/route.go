@@ -165,11 +165,9 @@ func (e *env) routeShow(ctx context.Context, host string) error {
 		if l.Certificate != "" {
 			line("certificate", l.Certificate)
 		}
-		strict := "paths with %2F %5C %25 %3B %23 or %3F are refused, as on every host of a Gateway"
 		if l.StrictBecause != "" {
-			strict = "paths with %2F %5C %25 %3B %23 or %3F are refused: " + l.StrictBecause
+			line("strict", "paths with %2F %5C %25 %3B %23 or %3F are refused: "+l.StrictBecause)
 		}
-		line("strict", strict)
 	}
 	if _, err := fmt.Fprintln(e.out, b.String()); err != nil { // an empty line ends it
 		return err

@@ -21,7 +21,7 @@ type RouteListener struct {
 	Hostname      string `json:"hostname,omitempty"`       // empty: any
 	Certificate   string `json:"certificate,omitempty"`    // of HTTPS
 	Fault         string `json:"fault,omitempty"`          // why it cannot serve
-	StrictBecause string `json:"strict_because,omitempty"` // of one host: the rule that looks at paths
+	StrictBecause string `json:"strict_because,omitempty"` // of one host: what looks at paths there
 }
 
 // RouteRow is one match of a rule on one listener.

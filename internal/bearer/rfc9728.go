@@ -2,6 +2,7 @@ package bearer
 
 import (
 	"encoding/json"
+	"iter"
 	"net/url"
 	"slices"
 	"strings"
@@ -37,18 +38,10 @@ func (r *Rules) Metadata(host, path string) []byte {
 // describe makes the metadata of the workload's recorded services, each by its name in the mesh
 // and by the resources of its record. It gives the URL that challenges name; "" is none.
 func (r *Rules) describe(w Workload) (first string) {
-	if r.directory == nil || r.issuer == "" {
-		return ""
-	}
 	r.metadata = make(map[string][]byte)
-	for _, service := range w.Services {
+	for service, a := range r.recorded(w.Services) {
 		namespace, name, _ := strings.Cut(service, "/")
 		host := name + "." + namespace
-		canonical, _ := r.directory.Find(host, "")
-		a := r.directory.Audience(canonical)
-		if a == nil {
-			continue
-		}
 		for _, resource := range append([]string{"http://" + host}, a.Resources...) {
 			if at, ok := placeOf(resource); ok && r.metadata[at] == nil {
 				r.metadata[at] = r.document(resource, service, a)
@@ -59,6 +52,54 @@ func (r *Rules) describe(w Workload) (first string) {
 		}
 	}
 	return first
+}
+
+// Resource is the document of a resource of services ("ns/name") that others reach by a Gateway, host and path as
+// Metadata takes them; nil: it is none of theirs.
+func (b *Book) Resource(services []string, host, path string) []byte {
+	r := &Rules{issuer: b.facts.Issuer, directory: b.facts.Directory}
+	suffix := strings.TrimPrefix(path, MetadataPath)
+	for service, a := range r.recorded(services) {
+		for _, resource := range a.Resources {
+			if at, ok := placeOf(resource); ok && at == host+suffix {
+				return r.document(resource, service, a)
+			}
+		}
+	}
+	return nil
+}
+
+// Where is the URL of the document of the resource that a request is for: the longest above its path; "" is none.
+func (b *Book) Where(services []string, host, path string) (where string) {
+	r, longest := &Rules{issuer: b.facts.Issuer, directory: b.facts.Directory}, -1
+	for _, a := range r.recorded(services) {
+		for _, resource := range a.Resources {
+			at, ok := placeOf(resource)
+			below, under := strings.CutPrefix(host+path, at)
+			if !ok || !under || below != "" && below[0] != '/' || len(at) <= longest {
+				continue
+			}
+			u, _ := url.Parse(resource) // placeOf has read it
+			where, longest = u.Scheme+"://"+u.Host+MetadataPath+strings.TrimSuffix(u.EscapedPath(), "/"), len(at)
+		}
+	}
+	return where
+}
+
+// recorded are the services that have a record.
+func (r *Rules) recorded(services []string) iter.Seq2[string, *grant.Audience] {
+	return func(yield func(string, *grant.Audience) bool) {
+		if r.directory == nil || r.issuer == "" {
+			return
+		}
+		for _, service := range services {
+			namespace, name, _ := strings.Cut(service, "/")
+			canonical, _ := r.directory.Find(name+"."+namespace, "")
+			if a := r.directory.Audience(canonical); a != nil && !yield(service, a) {
+				return
+			}
+		}
+	}
 }
 
 func (r *Rules) document(resource, service string, a *grant.Audience) []byte {

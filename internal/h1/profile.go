@@ -194,35 +194,85 @@ func mergeSlashes(path string) string {
 
 func unmerged(path string) bool { return len(path) > 2 && strings.Contains(path, "//") }
 
-// outside are the fields that a stranger sends to be taken for somebody else: what proxies tell applications about the
-// caller, the address and the request (http-strictness 7.1, the rows of the edge).
-func outside(b []byte, long bool) bool {
+// outside are the fields that a stranger sends to be taken for somebody else (http-strictness 7.1, the rows of the
+// edge): what applications take for a proxy's word about the caller, or about his address and his request.
+func outside(b []byte, long bool) bool { return foreignIdentity(b, long) || forwarding(b, long) }
+
+func foreignIdentity(b []byte, long bool) bool {
 	if !long {
 		switch string(b) {
-		case "remote-user", "x-client-dn",
-			"forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-cluster-client-ip", "x-rewrite-url", "x-host",
-			"x-http-method-override", "x-http-method", "x-method-override":
+		case "remote-user", "x-client-dn", "x-arr-clientcert":
 			return true
 		}
 	}
-	switch {
-	case len(b) < 2:
-		return false
-	case string(b[:2]) != "x-":
-		return hasPrefix(b, "cf-access-") || hasPrefix(b, "tailscale-")
+	return begins(b, foreignPrefixes[:])
+}
+
+// forwarding are the names that proxies, clouds and content networks give the client's address and the request that
+// came to them.
+func forwarding(b []byte, long bool) bool {
+	if !long {
+		switch string(b) {
+		case "forwarded", "x-forwarded", "forwarded-for", "x-forward-for", "x-real-ip", "x-real-port",
+			"true-client-ip", "x-true-client-ip", "client-ip", "http-client-ip", "x-client-ip", "x-client-port", "x-clientip",
+			"x-cluster-client-ip", "x-remote-ip", "x-remote-addr", "remote-addr", "x-originating-ip", "x-proxyuser-ip",
+			"proxy-client-ip", "wl-proxy-client-ip", "x-connecting-ip", "do-connecting-ip", "cf-pseudo-ipv4",
+			"fastly-client-ip", "fly-client-ip", "incap-client-ip", "x-sucuri-clientip", "x-nf-client-connection-ip",
+			"x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip", "ali-cdn-real-ip", "cdn-src-ip", "cdn-real-ip",
+			"x-rewrite-url", "x-host", "x-http-host-override", "x-http-method-override", "x-http-method", "x-method-override":
+			return true
+		}
 	}
-	for _, prefix := range outsidePrefixes {
-		if hasPrefix(b, prefix) {
+	return begins(b, forwardingPrefixes[:])
+}
+
+func begins(b []byte, prefixes []string) bool {
+	if len(b) < 2 {
+		return false
+	}
+	for _, prefix := range prefixes {
+		if prefix[0] == b[0] && prefix[1] == b[1] && hasPrefix(b, prefix) {
 			return true
 		}
 	}
 	return false
 }
 
-var outsidePrefixes = [...]string{
-	"x-remote-user", "x-auth-request-", "x-authenticated-", "x-webauth-", "x-consumer-", "x-credential-",
-	"x-goog-authenticated-", "x-goog-iap-", "x-amzn-oidc-", "x-ms-client-principal", "x-tls-", "x-b3-",
-	"x-forwarded-", "x-original-",
+var (
+	foreignPrefixes = [...]string{
+		"x-remote-user", "x-auth-request-", "x-authenticated-", "x-webauth-", "x-consumer-", "x-credential-",
+		"x-goog-authenticated-", "x-goog-iap-", "x-amzn-oidc-", "x-ms-client-principal", "x-tls-", "x-b3-", "cf-access-", "tailscale-",
+	}
+	forwardingPrefixes = [...]string{"x-forwarded-", "x-original-", "x-vercel-", "cf-connecting-"}
+)
+
+// Letting is who may say a field that the edge strips, where its rule names it (allow-client-headers).
+type Letting uint8
+
+const (
+	Nobody  Letting = iota // identity, decisions, framing; and what we say ourselves
+	Proxies                // what applications believe of a proxy: one that is trusted
+	Anybody
+)
+
+// Lets says who may say a field.
+func Lets(name string) Letting {
+	var f folded
+	b := fold(&f, name)
+	switch {
+	case ours(b, f.long), spoken(b, f.long), f.aliased && outside(b, f.long):
+		return Nobody
+	case foreignIdentity(b, f.long):
+		return Proxies
+	}
+	switch string(b) {
+	case "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "traceparent", "tracestate", "via":
+		return Nobody
+	}
+	if hasPrefix(b, "x-forwarded-") {
+		return Proxies
+	}
+	return Anybody
 }
 
 // reserved reports whether a field is not the sender's to say.

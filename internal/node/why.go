@@ -122,6 +122,9 @@ func (n *Node) explain(rec *audit.Record, inForce string) admin.Why {
 		w.Policy, w.Rule = rec.Policy, &rule
 	}
 	if rec.Layer == audit.LayerAuthz {
+		if explainAddress(&w, rec) {
+			return w
+		}
 		n.explainPolicy(&w, rec, from, to)
 		return w
 	}

@@ -154,6 +154,8 @@ func (x *exchange) broken(err error, status int, sent int64) outcome {
 	c := x.cut.Load()
 	down, isDown := errors.AsType[downstreamError](err)
 	switch {
+	case c != nil && c.why == cutIdle:
+		o.reason = cutIdle
 	case c != nil:
 		o.decision, o.reason = audit.Deny, c.why
 		x.redecided(c)

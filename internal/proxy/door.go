@@ -33,6 +33,7 @@ type door struct {
 	run       *run
 	edge      edge
 	greetings greetings
+	crowd     crowd
 	via       string // pseudonym of the Gateway in Via
 }
 
@@ -54,13 +55,12 @@ func (d *door) accept(ctx context.Context) {
 		l := p.newLink(d.run, under)
 		l.door, l.edge = d, &d.edge
 		l.key, l.service, l.port = d.run.key, d.run.label, d.Port
-		from := l.src.Addr()
-		if !p.crowd.enter(from) && (!from.IsLoopback() || !p.makeRoom() || !p.crowd.enter(from)) {
+		if !d.seat(l) {
 			_ = under.Close()
 			return
 		}
 		if !d.run.open.add(l) {
-			p.crowd.leave(from)
+			d.unseat(l)
 			_ = under.Close()
 			return
 		}
@@ -96,28 +96,6 @@ func (d *door) greet(ctx context.Context, l *link, under *socket) {
 		return
 	}
 	d.run.front.give(d.run.p.gated(conn, l, gateOptions{}), l)
-}
-
-// makeRoom ends the connection at a door that was opened longest ago and does nothing. On loopback all users of this
-// machine are one address, so that what one of them holds must not keep out the others.
-func (p *Proxy) makeRoom() bool {
-	var oldest *link
-	for _, r := range p.all() {
-		if len(r.doors) == 0 {
-			continue
-		}
-		r.open.each(func(l *link) {
-			if l.active.Load() == 0 && !l.gone.Load() && (oldest == nil || l.number < oldest.number) {
-				oldest = l
-			}
-		})
-	}
-	if oldest == nil {
-		return false
-	}
-	oldest.close()
-	oldest.run.open.remove(oldest)
-	return true
 }
 
 // config is that of the listener for a server name. Without a certificate the handshake ends with
@@ -161,7 +139,7 @@ var (
 )
 
 // frontSteps are those of gateway.md 15 for a caller from outside the mesh.
-var frontSteps = []step{(*exchange).shape, (*exchange).stranger, (*exchange).pick, (*exchange).requestIdentity, (*exchange).needsTLS, (*exchange).decide}
+var frontSteps = []step{(*exchange).shape, (*exchange).stranger, (*exchange).pick, (*exchange).strangerIdentity, (*exchange).needsTLS, (*exchange).decide}
 
 // front serves what came in by a door.
 func (p *Proxy) front(w http.ResponseWriter, r *http.Request) {
@@ -199,11 +177,29 @@ func (x *exchange) pick() *refused {
 	if router == nil {
 		return refuseNoRoute
 	}
-	q := route.Request{Method: x.r.Method, Path: x.path, Query: x.ask.Query, Header: x.r.Header}
-	if no, done := x.preflight(router, host, &q); done {
+	if no := x.enter(router); no != nil {
 		return no
 	}
+	if x.answerOptions(); x.ended {
+		return nil
+	}
+	if no := x.ownPaths(); no != nil {
+		return no
+	}
+	if x.doorMetadata(router, host); x.ended {
+		return nil
+	}
+	q := route.Request{Method: x.r.Method, Path: x.path, Query: x.ask.Query, Header: x.r.Header}
+	if hit, ok := x.asked(router, host, &q); ok {
+		if no := x.settle(router, host, hit.Action); no != nil {
+			return no
+		}
+		return x.preflight(router, hit)
+	}
 	hit, ok := router.Lookup(host, &q)
+	if no := x.settle(router, host, hit.Action); no != nil {
+		return no
+	}
 	if !ok {
 		return refuseNoRoute
 	}
@@ -220,33 +216,36 @@ func ruleName(a *route.Action) string {
 	return strconv.Itoa(a.Index)
 }
 
-// preflight answers a CORS preflight, which asks before identity and policy and is told the list alone (gateway.md 7.6).
-func (x *exchange) preflight(router *route.Router, host string, q *route.Request) (no *refused, done bool) {
+// asked finds the rule that a CORS preflight asks about.
+func (x *exchange) asked(router *route.Router, host string, q *route.Request) (route.Hit, bool) {
 	origin, method := x.r.Header["Origin"], x.r.Header["Access-Control-Request-Method"]
 	if len(origin) != 1 || len(method) != 1 || !route.IsPreflight(x.r.Method, origin[0], method[0]) {
-		return nil, false
+		return route.Hit{}, false
 	}
-	hit, ok := router.Preflight(host, q, method[0])
-	if !ok {
-		return nil, false
-	}
-	if no = x.limitEarly(router, hit.Action); no != nil {
+	return router.Preflight(host, q, method[0])
+}
+
+// preflight answers it, before identity and policy, and tells the list alone (gateway.md 7.6).
+func (x *exchange) preflight(router *route.Router, hit route.Hit) *refused {
+	if no := x.limitEarly(router, hit.Action); no != nil {
 		x.hit = hit // its CORS fields stand on the refusal
-		return no, true
+		return no
 	}
+	h := x.r.Header
 	x.limitDrain()
-	status, fields := hit.CORS.Preflight(origin[0], method[0], strings.Join(x.r.Header["Access-Control-Request-Headers"], ","))
+	status, fields := hit.CORS.Preflight(h["Origin"][0], h["Access-Control-Request-Method"][0], strings.Join(h["Access-Control-Request-Headers"], ","))
 	addFields(x.w.Header(), fields)
+	x.secure(x.w.Header())
 	x.begun.Store(true)
 	x.w.WriteHeader(status)
 	x.rec.Layer = audit.LayerRoute
 	x.finish(outcome{status: status})
-	return nil, true
+	return nil
 }
 
 // needsTLS: a token of ours over clear text is one that was shown to everybody on the way (gateway.md 27.4, T9a).
 func (x *exchange) needsTLS() *refused {
-	if x.token != nil && x.link.front == nil && !x.link.src.Addr().IsLoopback() {
+	if x.token != nil && x.exposed() {
 		return refuseCleartext
 	}
 	return nil
@@ -358,10 +357,10 @@ func (x *exchange) forwarded(h http.Header) *refused {
 	if x.h2 {
 		version = "2.0"
 	}
-	h["X-Forwarded-For"] = []string{x.link.src.Addr().WithZone("").String()}
-	h["X-Forwarded-Proto"] = []string{scheme}
-	h["X-Forwarded-Host"] = []string{x.host}
-	h.Add("Via", version+" "+x.link.door.via)
+	x.tellAddresses(h, scheme)
+	if !x.entry.entrance.NoVia {
+		h.Add("Via", version+" "+x.link.door.via)
+	}
 	return nil
 }
 
@@ -408,6 +407,7 @@ func (x *exchange) changeAnswer(h http.Header) {
 // share lets scripts of the rule's origins read an answer, also one of our own (gateway.md 7.6).
 func (x *exchange) share(h http.Header) {
 	x.tellLimits(h)
+	x.secure(h)
 	if x.hit.Action == nil || x.hit.CORS == nil {
 		return
 	}

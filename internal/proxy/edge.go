@@ -54,7 +54,7 @@ func (l *link) profile() h1.Profile {
 // shapeEdge is what the edge asks of a path in normal form.
 func (x *exchange) shapeEdge() *refused {
 	e := x.link.edge
-	if e == nil {
+	if e == nil || x.link.door != nil { // there it depends on the rule: see settle
 		return nil
 	}
 	if host, _ := h1.LookupHost(x.host); e.strict != nil && !e.strict(host) {
@@ -73,6 +73,7 @@ func (x *exchange) answerOptions() {
 	}
 	x.limitDrain()
 	h := x.w.Header()
+	x.secure(h)
 	h["Allow"] = []string{h1.Allow}
 	h["Cache-Control"] = []string{"no-store"}
 	x.begun.Store(true)
@@ -92,6 +93,7 @@ func (x *exchange) unpaced(u *upstream) bool {
 // side is taken off, so a slow upstream costs a client nothing.
 type pace struct {
 	left  time.Duration
+	most  time.Duration // that bytes can buy; 0: what the listener says
 	begun bool
 }
 
@@ -103,7 +105,7 @@ func (e *edge) patience(p *pace) time.Duration {
 	if !p.begun {
 		p.begun, p.left = true, cmp.Or(e.grace, edgeGrace)
 	}
-	p.left = min(p.left, cmp.Or(e.idle, bodyIdle))
+	p.left = min(p.left, cmp.Or(p.most, e.idle, bodyIdle))
 	return p.left
 }
 
@@ -135,11 +137,10 @@ func (l *link) cancelled(now time.Time) {
 	}
 }
 
-// crowd counts the connections of an edge listener by where they come from, so that one place cannot take them all.
-// The caller leaves trusted proxies out, behind which many places are one.
+// crowd counts connections, in all and by where they come from, so that one place cannot take them all.
 type crowd struct {
 	mu   sync.Mutex // guards the rest; held for one look-up
-	most int        // 0: crowdAll
+	most int        // of all; 0: crowdAll
 	all  int
 	from map[netip.Prefix]int
 }
@@ -150,40 +151,48 @@ const (
 	crowdFrom = 256 // of an IPv4 address, of an IPv6 /64
 )
 
-// enter counts a connection; false: there are too many, and it is to be closed at once.
-func (c *crowd) enter(a netip.Addr) bool {
-	place := placeOf(a)
+// enter counts a connection; false: there are too many, and it is to be closed at once. The zero place is none: it is
+// counted in all alone. most and each are the bounds, 0 the default ones.
+func (c *crowd) enter(place netip.Prefix, most, each int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all >= cmp.Or(c.most, crowdAll) || c.from[place] >= crowdFrom && !place.Addr().IsLoopback() {
+	if c.all >= cmp.Or(most, c.most, crowdAll) || place.IsValid() && c.from[place] >= cmp.Or(each, crowdFrom) {
 		return false
+	}
+	c.all++
+	if !place.IsValid() {
+		return true
 	}
 	if c.from == nil {
 		c.from = map[netip.Prefix]int{}
 	}
-	c.all++
 	c.from[place]++
 	return true
 }
 
 // leave undoes one enter that was true.
-func (c *crowd) leave(a netip.Addr) {
-	place := placeOf(a)
+func (c *crowd) leave(place netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all--
+	if !place.IsValid() {
+		return
+	}
 	if c.from[place]--; c.from[place] == 0 {
 		delete(c.from, place)
 	}
 }
 
+// placeOf is what counts as one place: an IPv4 address, an IPv6 /64. On loopback all users of this machine are one
+// address, which is no place.
 func placeOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
+	if a.IsLoopback() {
+		return netip.Prefix{}
+	}
 	bits := 32
-	if a.Is6() && !a.IsLoopback() {
+	if a.Is6() {
 		bits = 64
-	} else if a.Is6() {
-		bits = 128
 	}
 	place, _ := a.Prefix(bits) // the zero prefix for no address
 	return place

@@ -246,37 +246,38 @@ func TestFrontageSpent(t *testing.T) {
 // M8: one place cannot take all connections of a listener.
 func TestCrowd(t *testing.T) {
 	var c crowd
-	addr := netip.MustParseAddr
+	enter := func(s string) bool { return c.enter(placeOf(netip.MustParseAddr(s)), 0, 0) }
+	leave := func(s string) { c.leave(placeOf(netip.MustParseAddr(s))) }
 	for range crowdFrom {
-		if !c.enter(addr("192.0.2.1")) || !c.enter(addr("2001:db8::1")) || !c.enter(addr("127.0.0.1")) || !c.enter(addr("::1")) {
+		if !enter("192.0.2.1") || !enter("2001:db8::1") || !enter("127.0.0.1") || !enter("::1") {
 			t.Fatal("refused")
 		}
 	}
 	for _, a := range []string{"192.0.2.1", "::ffff:192.0.2.1", "2001:db8::2", "2001:db8::1%eth0"} {
-		if c.enter(addr(a)) {
+		if enter(a) {
 			t.Errorf("%s: the 257th was let in", a)
 		}
 	}
 	for _, a := range []string{"192.0.2.2", "2001:db8:0:1::1", "127.0.0.1", "::1"} {
-		if !c.enter(addr(a)) {
+		if !enter(a) {
 			t.Errorf("%s was refused", a)
 		}
-		c.leave(addr(a))
+		leave(a)
 	}
-	c.leave(addr("192.0.2.1"))
-	if !c.enter(addr("192.0.2.1")) {
+	leave("192.0.2.1")
+	if !enter("192.0.2.1") {
 		t.Error("who left makes no room")
 	}
 	for c.all < crowdAll {
-		c.enter(addr("127.0.0.1"))
+		enter("127.0.0.1")
 	}
-	if c.enter(addr("198.51.100.1")) || c.enter(addr("127.0.0.1")) {
+	if enter("198.51.100.1") || enter("127.0.0.1") {
 		t.Error("the listener has no bound")
 	}
 	for range crowdFrom {
-		c.leave(addr("192.0.2.1"))
+		leave("192.0.2.1")
 	}
-	if _, left := c.from[placeOf(addr("192.0.2.1"))]; left {
+	if _, left := c.from[placeOf(netip.MustParseAddr("192.0.2.1"))]; left {
 		t.Error("a place nobody is at is kept")
 	}
 }

@@ -58,6 +58,7 @@ type exchange struct {
 	attached string // the token that attachToken put in
 
 	// At a Gateway.
+	entry   entry
 	hit     route.Hit
 	backend *route.Backend     // nil: none was chosen
 	effects *route.Effects     // nil: none were chosen
@@ -232,6 +233,7 @@ func (x *exchange) shape() *refused {
 		x.secret = "?" // two secrets are no secret
 	}
 	x.expect = len(r.Header["Expect"]) > 0 && r.ProtoAtLeast(1, 1)
+	x.putAside()
 	names, f := x.link.profile().Strip(r.Header)
 	if f != nil {
 		return refuseFault(f)
@@ -242,7 +244,9 @@ func (x *exchange) shape() *refused {
 	delete(r.Header, "Expect")
 	delete(r.Header, "Content-Length")
 	x.describeRequest()
-	x.answerOptions()
+	if x.link.door == nil {
+		x.answerOptions()
+	}
 	return nil
 }
 
@@ -304,13 +308,9 @@ func (x *exchange) shapeHTTP2() *refused {
 }
 
 func (x *exchange) shapePath() *refused {
-	target := x.r.RequestURI
-	if target[0] != '/' && target != "*" {
-		_, origin, f := h1.Absolute(target, x.r.TLS != nil)
-		if f != nil {
-			return refuseFault(f)
-		}
-		target = origin
+	target, f := x.origin()
+	if f != nil {
+		return refuseFault(f)
 	}
 	path, query, hasQuery, f := x.link.profile().Normalize(target)
 	if f != nil {
@@ -321,6 +321,16 @@ func (x *exchange) shapePath() *refused {
 		x.target = path + "?" + query
 	}
 	return x.shapeEdge()
+}
+
+// origin is the target as it was sent, in origin-form.
+func (x *exchange) origin() (string, *h1.Fault) {
+	target := x.r.RequestURI
+	if target[0] == '/' || target == "*" {
+		return target, nil
+	}
+	_, origin, f := h1.Absolute(target, x.r.TLS != nil)
+	return origin, f
 }
 
 func isGRPC(h http.Header) bool {

@@ -38,7 +38,7 @@ func (x *exchange) receiveBody(u *upstream) {
 		x.body.timed, _ = x.w.(deadlines)
 	}
 	if edge != nil && !x.unpaced(u) {
-		x.body.most = edge.maxBody()
+		x.body.most, x.body.pace.most = x.maxBody(), x.idle()
 	}
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -224,9 +223,6 @@ func (x *exchange) keyAPIKey(a *limit.Ask) {
 	a.Value(x.key.Namespace)
 	a.Value(x.key.Name)
 }
-
-// clientAddr is where the caller is.
-func (x *exchange) clientAddr() netip.Addr { return x.link.src.Addr() }
 
 // knownMethod keeps methods that a caller makes up in one bucket.
 func knownMethod(m string) string {

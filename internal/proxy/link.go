@@ -31,6 +31,7 @@ type link struct {
 	since  time.Time
 	age    time.Duration // the most it should have at the edge
 	resets atomic.Int64  // see cancelled
+	place  netip.Prefix  // that it is counted under at the door; zero: none
 
 	// Inbound.
 	state   *tls.ConnectionState // nil: plaintext
@@ -239,7 +240,7 @@ func (s *links) remove(l *link) {
 	}
 	delete(s.all, l)
 	if l.door != nil {
-		l.run.p.crowd.leave(l.src.Addr())
+		l.door.unseat(l)
 	}
 	s.dropUnprovenLocked(l)
 	s.leaveLocked()

@@ -16,6 +16,7 @@ const (
 	cutToken   = "token_revoked"
 	cutStopped = "workload_stopped"
 	cutRoute   = "route_changed"
+	cutIdle    = "idle"
 )
 
 // cut is the end of an exchange from outside.
@@ -32,6 +33,11 @@ func (x *exchange) judge(v *view) *cut {
 			return nil
 		}
 		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
+	}
+	if x.link.door != nil {
+		if c := x.judgeEntry(v); c != nil {
+			return c
+		}
 	}
 	b, ok := x.link.bind(v, x.now)
 	if !ok {

@@ -24,30 +24,39 @@ func (x *exchange) resourceMetadata() *refused {
 	if rules == nil {
 		return nil
 	}
-	host, port, ok := splitAuthority(x.host, 80)
+	host, ok := x.resourceHost()
 	if !ok {
 		return nil
 	}
+	if text := rules.Metadata(host, x.path); text != nil {
+		x.answerMetadata(text)
+	}
+	return nil
+}
+
+// resourceHost is the host of the request as resources are looked up by.
+func (x *exchange) resourceHost() (string, bool) {
+	host, port, ok := splitAuthority(x.host, 80)
 	if port != 80 && port != 443 {
 		host += ":" + strconv.Itoa(int(port))
 	}
-	text := rules.Metadata(host, x.path)
-	if text == nil {
-		return nil
-	}
+	return host, ok
+}
+
+func (x *exchange) answerMetadata(text []byte) {
 	x.limitDrain()
 	h := x.w.Header()
 	h["Content-Type"] = []string{"application/json"}
 	h["Content-Length"] = []string{strconv.Itoa(len(text))}
 	h["Cache-Control"] = []string{"public, max-age=300"}
+	x.secure(h)
 	x.begun.Store(true)
 	x.w.WriteHeader(http.StatusOK)
 	x.rec.Layer = audit.LayerRoute
 	o := outcome{status: http.StatusOK}
-	if method == http.MethodGet {
+	if x.r.Method == http.MethodGet {
 		_, _ = x.w.Write(text)
 		o.resp = int64(len(text))
 	}
 	x.finish(o)
-	return nil
 }

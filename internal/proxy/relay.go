@@ -175,7 +175,12 @@ func (x *exchange) copyBody(a *answer, u *upstream, buf *[copySize]byte) (sent i
 	if x.unpaced(u) || x.h2 && edge == nil {
 		timed = nil // HTTP/2 has its own watch over a connection that takes nothing
 	}
-	var out pace
+	out := pace{most: x.idle()}
+	var watch *streamWatch
+	if x.link.door != nil && (edge == nil || x.unpaced(u)) {
+		watch = x.watchStream()
+		defer watch.end()
+	}
 	for {
 		if x.cut.Load() != nil {
 			return sent, errCut
@@ -195,6 +200,7 @@ func (x *exchange) copyBody(a *answer, u *upstream, buf *[copySize]byte) (sent i
 				return sent, downstreamError{werr}
 			}
 			sent += int64(n)
+			watch.moved()
 			if !a.whole() {
 				x.flush()
 				x.noteLength()

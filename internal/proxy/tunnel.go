@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -79,6 +80,7 @@ func (x *exchange) openWebSocket(a *answer) {
 	x.wire.Store(nil)
 	_ = conn.SetDeadline(time.Time{})
 	t := &tunnel{
+		idle: x.idle(),
 		down: side{r: conn, conn: g.NetConn(), base: l.conn},
 		up:   side{r: w.r, conn: w.conn, base: w.under, cut: w.cut},
 	}
@@ -131,7 +133,9 @@ func write101(conn net.Conn, h http.Header) error {
 type tunnel struct {
 	down, up side
 	moved    atomic.Int64
+	idle     time.Duration // without a byte; 0: tunnelIdle
 	snapped  atomic.Bool
+	idled    atomic.Bool
 }
 
 // side is one end of a tunnel: bytes are read from r, which may hold some already.
@@ -157,12 +161,14 @@ func (t *tunnel) relay(snapped bool) (sent, got int64, reason string) {
 	}
 	var last int64 = -1
 	var idle *time.Timer
-	idle = time.AfterFunc(tunnelIdle, func() {
+	most := cmp.Or(t.idle, tunnelIdle)
+	idle = time.AfterFunc(most, func() {
 		if moved := t.moved.Load(); moved != last {
 			last = moved
-			idle.Reset(tunnelIdle)
+			idle.Reset(most)
 			return
 		}
+		t.idled.Store(true)
 		t.snap()
 	})
 	defer idle.Stop()
@@ -176,6 +182,9 @@ func (t *tunnel) relay(snapped bool) (sent, got int64, reason string) {
 	_ = t.up.base.Close()
 	if errors.Is(upErr, errTruncated) || errors.Is(downErr, errTruncated) {
 		return sent, got, "truncated"
+	}
+	if t.idled.Load() {
+		return sent, got, cutIdle
 	}
 	return sent, got, ""
 }

@@ -268,7 +268,7 @@ func Gateway(o Object, created time.Time, generation int64) (route.Gateway, erro
 	}
 	out := route.Gateway{
 		Meta: meta(o, created, generation), Class: spec.GatewayClassName, Addresses: spec.Addresses,
-		HasParametersRef: spec.Infrastructure.ParametersRef != nil,
+		HasParametersRef: spec.Infrastructure.ParametersRef != nil, Options: optionsOf(o),
 	}
 	for _, l := range spec.Listeners {
 		listener := route.Listener{

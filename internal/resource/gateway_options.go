@@ -3,11 +3,13 @@ package resource
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"countersign.dev/internal/h1"
+	"countersign.dev/internal/route"
 )
 
 // optionPrefix is that of the annotations and TLS options that are ours.
@@ -18,7 +20,25 @@ const maxOptionList = 1024
 
 // wiredOptions are those that the proxy acts on. Of the others the value that holds anyway is
 // taken, and any other is E301: an option that is taken and does nothing is worse than none.
-var wiredOptions = []string{"plaintext"}
+var wiredOptions = []string{
+	"websocket", "request-body", "stream-idle", "ip-allow", "ip-deny", "escaped-reserved", "merge-slashes",
+	"allow-client-headers", "underscores", "trusted-proxies", "trusted-proxy-addresses", "hsts", "via", "forwarded",
+	"max-connections", "max-connections-per-source", "plaintext",
+}
+
+// optionsOf are the annotations of an object that the proxy acts on, as package route takes them.
+func optionsOf(o Object) route.Options {
+	var out route.Options
+	for key, value := range o.Annotations {
+		if name, _, _ := cutOption(key); slices.Contains(wiredOptions, name) {
+			if out == nil {
+				out = route.Options{}
+			}
+			out[strings.TrimPrefix(key, optionPrefix)] = value
+		}
+	}
+	return out
+}
 
 // edgeOption is one annotation of gateway.md 11.2. Kinds that take it: a Gateway also takes it
 // with a listener's name behind it, an HTTPRoute with a rule's.
@@ -104,6 +124,31 @@ func (o *object) edgeOptions() {
 			}
 		}
 	}
+	o.checkProxies(given)
+}
+
+// checkProxies warns of a Gateway that believes whoever reaches its port, and of one that names proxies and does not
+// ask them.
+func (o *object) checkProxies(given map[string]any) {
+	const addresses = optionPrefix + "trusted-proxy-addresses"
+	counted, named := false, ""
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		name, part, _ := cutOption(key)
+		switch name {
+		case "trusted-proxies":
+			counted = true
+			if textOf(given[key]) != "0" && given[addresses] == nil && (part == "" || given[addresses+"."+part] == nil) {
+				o.warn("W-proxies", root.field("metadata").field("annotations").field(key), atKey,
+					"whoever reaches the port names his address himself", "name the proxies in "+addresses)
+			}
+		case "trusted-proxy-addresses":
+			named = key
+		}
+	}
+	if named != "" && !counted {
+		o.warn("W-proxies", root.field("metadata").field("annotations").field(named), atKey,
+			"the X-Forwarded-For of these proxies is not read", "say in "+optionPrefix+"trusted-proxies how many of them a request passes: \"1\"")
+	}
 }
 
 func (o *object) takes(name string, option edgeOption) bool {
@@ -145,25 +190,6 @@ func (o *object) checkSlashes(spec map[string]any) {
 	}
 }
 
-// NearestOption is the value that holds for one rule of a route behind one listener of a Gateway:
-// rule, route, listener, Gateway (gateway.md 11.2). Either Object may be the zero one; rule and
-// listener may be empty.
-func NearestOption(name string, r Object, rule string, g Object, listener string) (value string, ok bool) {
-	for _, holder := range []struct {
-		o    Object
-		part string
-	}{{r, rule}, {r, ""}, {g, listener}, {g, ""}} {
-		key := optionPrefix + name
-		if holder.part != "" {
-			key += "." + holder.part
-		}
-		if value, ok = holder.o.Annotations[key]; ok {
-			return value, true
-		}
-	}
-	return "", false
-}
-
 func badOption(s, hint string) *complaint {
 	return complain("E402", quote(s)+" is not a value of this annotation", hint)
 }
@@ -177,23 +203,8 @@ func optionWord(values ...string) func(string) *complaint {
 	}
 }
 
-// parseSize reads a size as Kubernetes writes it: bytes, or with Ki, Mi, Gi.
-func parseSize(s string) (int64, bool) {
-	shift := 0
-	for i, unit := range []string{"Ki", "Mi", "Gi"} {
-		if rest, ok := strings.CutSuffix(s, unit); ok {
-			s, shift = rest, 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || strconv.FormatUint(n, 10) != s {
-		return 0, false
-	}
-	return int64(n) << shift, true
-}
-
 func checkSize(s string) *complaint {
-	if _, ok := parseSize(s); !ok {
+	if _, ok := route.ParseSize(s); !ok {
 		return badOption(s, "bytes, or a number with Ki, Mi or Gi: 10Mi; 0: no bound")
 	}
 	return nil
@@ -213,12 +224,8 @@ func checkNetworks(s string) *complaint {
 		return complain("E402", fmt.Sprintf("%d networks, at most %d are taken", len(parts), maxOptionList), "")
 	}
 	for _, part := range parts {
-		part = strings.TrimSpace(part)
-		if network, err := netip.ParsePrefix(part); err == nil && network == network.Masked() && !network.Addr().Is4In6() {
-			continue
-		}
-		if a, err := netip.ParseAddr(part); err != nil || a.Zone() != "" || a.Is4In6() {
-			return badOption(part, "addresses and networks with a comma between them: 192.0.2.0/24, 2001:db8::1")
+		if _, err := route.ParseNetworks(part); err != nil {
+			return badOption(strings.TrimSpace(part), "addresses and networks with a comma between them: 192.0.2.0/24, 2001:db8::1")
 		}
 	}
 	return nil
@@ -236,21 +243,11 @@ func checkFieldName(s string) *complaint {
 func checkFieldNames(s string) *complaint {
 	for part := range strings.SplitSeq(s, ",") {
 		name := strings.ToLower(strings.TrimSpace(part))
-		if !isToken(name) || neverInMessage(name) || ownIdentity(name) {
-			return badOption(part, "names of headers with a comma between them, none of identity or decisions")
+		if !isToken(name) || neverInMessage(name) || h1.Lets(name) == h1.Nobody {
+			return badOption(part, "names of headers that are dropped otherwise, with a comma between them, none of identity or decisions: X-Real-IP")
 		}
 	}
 	return nil
-}
-
-// ownIdentity are the names by which services believe us (http-strictness.md 7.1, identity).
-func ownIdentity(name string) bool {
-	switch name {
-	case "host", "proxy", "x-forwarded-client-cert", "txn-token", "workload-identity-token", "workload-proof-token", "client-cert",
-		"client-cert-chain", "authorization", "dpop", "tracestate":
-		return true
-	}
-	return slices.ContainsFunc([]string{"ssl-client-", "x-ssl-", "x-client-cert"}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 func checkCount(least, most int) func(string) *complaint {

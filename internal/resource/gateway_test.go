@@ -227,7 +227,7 @@ func TestEdgeOptions(t *testing.T) {
 		{"HTTPRoute", "ip-deny", "192.0.2.1", "x " + strings.TrimSuffix(strings.Repeat("192.0.2.1,", maxOptionList+1), ",")},
 		{"Gateway", "escaped-reserved", "refuse keep", "allow"},
 		{"HTTPRoute", "merge-slashes", "true false", "yes"},
-		{"HTTPRoute", "allow-client-headers", "X-Original-Url,cf-access-x", "Txn-Token X-Decision-Id x,Authorization a: x-countersign-peer"},
+		{"HTTPRoute", "allow-client-headers", "X-Original-Url,cf-access-x", "Txn-Token X-Decision-Id x,Authorization a: x-countersign-peer X-Forwarded-For Forwarded X_Real_Ip"},
 		{"HTTPRoute", "underscores", "allow drop", "keep"},
 		{"Service", "plaintext", "allow refuse", "true"},
 		{"Gateway", "api-key-header", "X-API-Key Api-Key", "Authorization Cookie X-Forwarded-For a:b"},
@@ -283,14 +283,17 @@ func TestUnwiredOptionsAreRefused(t *testing.T) {
 	}
 }
 
-func TestNearestOption(t *testing.T) {
-	r := Object{Annotations: map[string]string{"countersign.dev/a.r": "1", "countersign.dev/b": "2"}}
-	g := Object{Annotations: map[string]string{"countersign.dev/a": "x", "countersign.dev/b.l": "x", "countersign.dev/c.l": "3", "countersign.dev/c": "4"}}
-	for _, tt := range []struct{ name, rule, listener, want string }{
-		{"a", "r", "l", "1"}, {"a", "", "l", "x"}, {"b", "r", "l", "2"}, {"c", "r", "l", "3"}, {"c", "r", "m", "4"}, {"d", "r", "l", ""},
+// A Gateway that believes anybody about addresses is warned of (gateway.md 20).
+func TestSecProxiesWithoutAddresses(t *testing.T) {
+	for notes, want := range map[string]int{
+		"trusted-proxies: '1'": 1, "trusted-proxies.http: '1'": 1, "trusted-proxies: '0'": 0, "trusted-proxy-addresses: 10.0.0.0/8": 1,
+		"trusted-proxies: '1', countersign.dev/trusted-proxy-addresses: 10.0.0.0/8":           0,
+		"trusted-proxies.http: '1', countersign.dev/trusted-proxy-addresses: 10.0.0.0/8":      0,
+		"trusted-proxies.http: '1', countersign.dev/trusted-proxy-addresses.http: 10.0.0.0/8": 0,
 	} {
-		if got, ok := NearestOption(tt.name, r, tt.rule, g, tt.listener); got != tt.want || ok != (tt.want != "") {
-			t.Errorf("%v: %s", tt, got)
+		_, faults := decodeGateway(strings.Replace(gatewayText, "namespace: shop}", "namespace: shop, annotations: {countersign.dev/"+notes+"}}", 1) + "spec: " + plainSpec)
+		if Stops(faults) || len(faults) != want || want == 1 && faults[0].Code != "W-proxies" {
+			t.Errorf("%s: %v", notes, faults)
 		}
 	}
 }

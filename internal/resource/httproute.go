@@ -132,7 +132,7 @@ func HTTPRoute(o Object, created time.Time, generation int64) (route.HTTPRoute, 
 	if err != nil {
 		return route.HTTPRoute{}, err
 	}
-	out := route.HTTPRoute{Meta: meta(o, created, generation)}
+	out := route.HTTPRoute{Meta: meta(o, created, generation), Options: optionsOf(o)}
 	if len(spec.Hostnames) > 0 { // an empty list is as if absent
 		out.Hostnames = spec.Hostnames
 	}

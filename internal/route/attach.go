@@ -82,7 +82,7 @@ func Attach(o Objects) []Attached {
 			}
 		}
 		for _, l := range listeners {
-			at := Attached{Gateway: name, Listener: l.listener.Name, Port: l.listener.Port, Protocol: served[l.listener.Port], Hostname: l.listener.Hostname}
+			at := Attached{Gateway: name, Listener: l.listener.Name, Port: l.listener.Port, Protocol: served[l.listener.Port], Hostname: l.listener.Hostname, Options: g.Options}
 			switch {
 			case l.serves():
 				at.Routes = l.routes

@@ -135,12 +135,12 @@ func TestAttachServes(t *testing.T) {
 		Routes: []HTTPRoute{young, none, old},
 	}
 	want := []Attached{
-		{Name{"aaa", "edge"}, "web", 80, HTTP, "", nil},
-		{Name{"infra", "edge"}, "x", 80, HTTP, "*.x.test", []Effective{{&o.Routes[2], []string{"a.x.test"}}, {&o.Routes[0], []string{"*.x.test"}}}},
-		{Name{"infra", "edge"}, "y", 443, HTTPS, "z.test", []Effective{{&o.Routes[0], []string{"z.test"}}}},
-		{Name{"infra", "edge"}, "t", 443, HTTPS, "t.test", nil},
-		{Name{"infra", "edge"}, "h1", 80, HTTP, "h.test", nil},
-		{Name{"infra", "edge"}, "h2", 80, HTTP, "h.test", nil},
+		{Name{"aaa", "edge"}, "web", 80, HTTP, "", nil, nil},
+		{Name{"infra", "edge"}, "x", 80, HTTP, "*.x.test", []Effective{{&o.Routes[2], []string{"a.x.test"}}, {&o.Routes[0], []string{"*.x.test"}}}, nil},
+		{Name{"infra", "edge"}, "y", 443, HTTPS, "z.test", []Effective{{&o.Routes[0], []string{"z.test"}}}, nil},
+		{Name{"infra", "edge"}, "t", 443, HTTPS, "t.test", nil, nil},
+		{Name{"infra", "edge"}, "h1", 80, HTTP, "h.test", nil, nil},
+		{Name{"infra", "edge"}, "h2", 80, HTTP, "h.test", nil, nil},
 	}
 	if got := Attach(o); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

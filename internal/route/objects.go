@@ -61,6 +61,7 @@ type Gateway struct {
 	Listeners        []Listener // 1–64, in the order written
 	Addresses        []Address
 	HasParametersRef bool
+	Options          Options `json:",omitempty"`
 }
 
 // Address is one of Gateway.spec.addresses.
@@ -129,6 +130,7 @@ type HTTPRoute struct {
 	Parents   []Parent
 	Hostnames []string // lower case; none: those of the listener
 	Rules     []Rule   // 1–16
+	Options   Options  `json:",omitempty"`
 }
 
 // Parent is one of parentRefs. Section is a listener's name, Port its port;

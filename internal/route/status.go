@@ -183,7 +183,11 @@ func (in *inspection) status(listeners []attached) GatewayStatus {
 		out.Listeners = append(out.Listeners, in.listenerStatus(&listeners[i], &s))
 	}
 
-	accepted := conditionOf("Accepted", in.Generation, in.refusal, "Accepted", "the Gateway is valid")
+	valid := "the Gateway is valid"
+	if in.believesAnybody() {
+		valid += "; whoever reaches its ports names his address himself: trusted-proxies is set without trusted-proxy-addresses"
+	}
+	accepted := conditionOf("Accepted", in.Generation, in.refusal, "Accepted", valid)
 	if in.refusal == (Refusal{}) && len(invalid) > 0 {
 		accepted.Reason = "ListenersNotValid"
 		accepted.Message = fmt.Sprintf("not accepted: listeners %s; their conditions say why", strings.Join(invalid, ", "))

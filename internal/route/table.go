@@ -16,6 +16,7 @@ type Attached struct {
 	Protocol Protocol
 	Hostname string // of the listener; empty: any
 	Routes   []Effective
+	Options  Options // of the Gateway
 }
 
 // Effective is a route and its effective hostnames on one listener (gateway.md section 5); "" is any host.
@@ -44,7 +45,14 @@ type address struct {
 }
 
 // Port is the listeners of one Gateway on one port. They are distinct: at most one of each hostname.
-type Port struct{ routers names[Router] }
+type Port struct {
+	routers names[Router]
+
+	// The bounds of its connections, 0 where no one said, and the fields that a rule lets strangers say.
+	MaxConnections, MaxPerSource int
+	ClientHeaders                []string
+	proxies                      []*Networks
+}
 
 // Router is one listener and what is attached to it. Its requests never see routes of another one (gateway.md 4.3).
 type Router struct {
@@ -56,6 +64,10 @@ type Router struct {
 
 	hosts names[host]
 	order []*host // most specific first, rows 1 and 2 of gateway.md 6.2
+
+	entrance *Entrance
+	settings *Settings
+	own      map[*Action]*Settings // of the rules of routes with options
 }
 
 // Compile makes a table. A rule with a fault keeps its place in it and answers 500 to what it takes: it never makes
@@ -67,12 +79,14 @@ func Compile(listeners []Attached) (*Table, []Fault) {
 		at := &listeners[i]
 		router := &Router{Gateway: at.Gateway, Listener: at.Listener, Port: at.Port, Protocol: at.Protocol, Hostname: at.Hostname}
 		router.attach(at.Routes, routes)
+		router.choose(at.Options, at.Routes, routes)
 		t.routers = append(t.routers, router)
 		key := address{at.Gateway, at.Port}
 		if t.ports[key] == nil {
 			t.ports[key] = &Port{}
 		}
 		t.ports[key].routers.put(at.Hostname, router)
+		t.ports[key].join(router)
 	}
 	return t, faults(routes)
 }

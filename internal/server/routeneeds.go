@@ -14,10 +14,9 @@ import (
 // needs is what a caller has to show, over whom nothing is known, for policy at the Gateway to let the request in;
 // "" for nothing.
 func (r *routing) needs(at *route.Router, q outside) string {
-	dest := r.gatewayDestination(at.Gateway)
 	var w admin.Why
 	admin.Explain(&w, admin.Asked{
-		Set: r.set(), Compiled: r.compiled, Dest: dest, To: at.Gateway.String(),
+		Set: r.set(), Compiled: r.compiled, Dest: r.gatewayDestination(at.Gateway), To: at.Gateway.String(),
 		Conn: policy.Conn{Port: at.Port, HTTP: true},
 		Request: policy.Request{
 			Method: q.Method, Host: q.authority, Path: q.Path, Wide: h1.Wide(q.Path), Header: q.header,

@@ -126,9 +126,7 @@ func (s *Server) routeList(_ context.Context, q admin.RouteQuery) (admin.Routes,
 				continue
 			}
 			hostnames = at.Explain(host, &route.Request{Header: http.Header{}}).Hostnames // nothing fits: all are walked over
-			if hit, ok := at.Strict(host); ok {
-				l.StrictBecause = fmt.Sprintf("HTTPRoute/%s#%s matches %s", hit.Route, ruleName(hit.Action), r.form(at, hit))
-			}
+			l.StrictBecause = r.strict(at, host)
 		}
 		out.Listeners = append(out.Listeners, l)
 		order := 0

@@ -102,7 +102,9 @@ func TestRouteTest(t *testing.T) {
 		{"http where https is", "GET", "http://a.test:8443/api", "", nil, " - 0"},
 		{"no certificate", "GET", "https://bad.test:9443/", "", nil, "bad - 0"},
 		{"a path above the root", "GET", "https://a.test/%2e%2e/api", "", nil, " - 400"},
-		{"an escaped slash", "GET", "https://a.test/api%2fx", "", nil, " - 400"},
+		{"an escaped slash", "GET", "https://a.test/api%2fx", "", nil, "a - 400"},
+		{"an escaped slash where nothing looks at paths", "GET", "https://b.test/api%2fx", "", nil, "wild " + taken("wild#0", 0)},
+		{"our own paths", "GET", "https://b.test/.well-known/countersign/x", "", nil, "wild - 404"},
 		{"a method that is none", "G T", "https://a.test/api", "", nil, " - 400"},
 		{"what strangers may not send is not looked at", "GET", "https://a.test/api/x", "", []string{"X-V: 2", "Connection: x-v"}, "a " + taken("shop#0", 0)},
 	} {

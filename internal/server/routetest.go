@@ -33,6 +33,7 @@ type outside struct {
 	authority string
 	host      string // in look-up form
 	hasQuery  bool
+	target    string // as sent
 	sni       string // in look-up form; empty: the client names none
 }
 
@@ -117,9 +118,7 @@ func readOutside(t admin.RouteTest) (q outside, fault *h1.Fault, err error) {
 	if q.Path, q.Query, q.hasQuery, fault = h1.Edge.Normalize(target); fault != nil {
 		return q, fault, nil
 	}
-	if fault = h1.CheckStrict(q.Path); fault != nil { // doors ask it of every host
-		return q, fault, nil
-	}
+	q.target = target
 	if _, fault = h1.Edge.Strip(q.header); fault != nil {
 		return q, fault, nil
 	}
@@ -212,6 +211,9 @@ func (r *routing) judge(d door, q outside) admin.RouteVerdict {
 	}
 	if why := r.idle[listenerKey{at.Gateway, at.Listener}]; why != "" {
 		return on(at, refusedVerdict(0, "not_serving", "the listener does not serve: "+why))
+	}
+	if v, refused := r.settle(at, &q); refused {
+		return on(at, v)
 	}
 	if v, ok := r.preflight(at, q); ok {
 		return on(at, v)
