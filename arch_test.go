@@ -20,7 +20,7 @@ var floors = map[string]int{
 	"internal/identity": 0, "internal/identity/identitytest": 0, "internal/h1": 0, "internal/h1/h1test": 0,
 	"internal/entry": 0, "internal/policy": 0, "internal/resource": 0, "internal/jose": 0, "internal/grant": 0, "internal/route": 0,
 	"internal/files": 1, "internal/store": 1, "internal/store/storetest": 1, "internal/audit": 1, "internal/telemetry": 1,
-	"internal/memnet": 1, "internal/snapshot": 1, "internal/keyring": 1, "internal/revocation": 1, "internal/jwks": 1, "internal/bearer": 1, "internal/limit": 1, "internal/watch": 1,
+	"internal/memnet": 1, "internal/snapshot": 1, "internal/keyring": 1, "internal/revocation": 1, "internal/jwks": 1, "internal/bearer": 1, "internal/limit": 1, "internal/gate": 1, "internal/watch": 1,
 	"internal/ca": 2, "internal/token": 2, "internal/apikey": 2, "internal/attest": 2, "internal/catalog": 2, "internal/registry": 2,
 	"internal/control": 3, "internal/workloadapi": 3, "internal/proxy": 3, "internal/admin": 3,
 	"internal/server": 4, "internal/node": 4,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
 
@@ -23,7 +24,7 @@ func (x *exchange) blame(err error) *refused {
 	}
 	x.awaitBody()
 	if failed := x.body.failed.Load(); failed != nil {
-		if g := gateFrom(x.r.Context()); g != nil {
+		if g := gate.From(x.r.Context()); g != nil {
 			if f := g.Verdict(); f != nil {
 				return refuseFault(f)
 			}

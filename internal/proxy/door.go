@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 	"countersign.dev/internal/route"
 )
@@ -65,7 +66,7 @@ func (d *door) accept(ctx context.Context) {
 			return
 		}
 		if d.Certificate == nil {
-			d.run.front.give(p.gated(under, l, gateOptions{AllowH2C: true}), l)
+			d.run.front.give(p.gated(under, l, gate.Options{AllowH2C: true}), l)
 			return
 		}
 		leave := d.greetings.enter(c)
@@ -95,7 +96,7 @@ func (d *door) greet(ctx context.Context, l *link, under *socket) {
 		d.run.front.give(conn, l) // net/http knows HTTP/2 by the bare *tls.Conn
 		return
 	}
-	d.run.front.give(d.run.p.gated(conn, l, gateOptions{}), l)
+	d.run.front.give(d.run.p.gated(conn, l, gate.Options{}), l)
 }
 
 // config is that of the listener for a server name. Without a certificate the handshake ends with

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 	"countersign.dev/internal/h1/h1test"
 	"countersign.dev/internal/policy"
@@ -27,7 +28,7 @@ type frontage struct {
 	run  *run
 	face *face
 	edge *edge // nil: base
-	opts gateOptions
+	opts gate.Options
 	cert *tls.Certificate
 	// Set before calls.
 	head  http.HandlerFunc // of the program, in place of all it does

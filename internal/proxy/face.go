@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
 
@@ -19,7 +20,7 @@ import (
 type face struct {
 	p    *Proxy
 	srv  *http.Server
-	lis  *chanListener
+	lis  *gate.Feed
 	done chan struct{}
 
 	mu    sync.Mutex // guards links; held for one look-up
@@ -35,7 +36,7 @@ type faceOptions struct {
 }
 
 func newFace(p *Proxy, serve http.HandlerFunc, o faceOptions) *face {
-	f := &face{p: p, lis: newChanListener(&net.TCPAddr{}), done: make(chan struct{}), links: map[net.Conn]*link{}}
+	f := &face{p: p, lis: gate.NewFeed(&net.TCPAddr{}), done: make(chan struct{}), links: map[net.Conn]*link{}}
 	f.fewer = sync.NewCond(&f.mu)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -101,11 +102,11 @@ func (f *face) connContext(ctx context.Context, c net.Conn) context.Context {
 	f.mu.Lock()
 	l := f.links[c]
 	f.mu.Unlock()
-	return context.WithValue(withGate(ctx, c), linkKey{}, l)
+	return context.WithValue(gate.With(ctx, c), linkKey{}, l)
 }
 
 func (f *face) connState(c net.Conn, s http.ConnState) {
-	gateConnState(c, s)
+	gate.ConnState(c, s)
 	switch s {
 	case http.StateClosed:
 		if l := f.take(c); l != nil {
@@ -133,16 +134,16 @@ func (f *face) close() {
 }
 
 // gated puts the gate before a connection that speaks HTTP/1.
-func (p *Proxy) gated(c net.Conn, l *link, o gateOptions) net.Conn {
+func (p *Proxy) gated(c net.Conn, l *link, o gate.Options) net.Conn {
 	_, o.TLS = c.(*tls.Conn)
 	o.Profile = l.profile()
-	o.Fault = func(g *gate, f *h1.Fault) string {
+	o.Fault = func(g *gate.Gate, f *h1.Fault) string {
 		if g.Busy() {
 			return "" // the handler answers, and records it
 		}
 		return p.recordFault(l, f, audit.ProtoHTTP1)
 	}
-	return newGate(c, o).Conn()
+	return gate.New(c, o).Conn()
 }
 
 // recordFault writes down a head that was refused before anybody could see a request in it.

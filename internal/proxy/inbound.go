@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
 )
@@ -121,7 +122,7 @@ func (p *Proxy) greet(ctx context.Context, c net.Conn, f *face, fixed *run, firs
 		f.give(conn, l) // net/http knows HTTP/2 by the bare *tls.Conn
 		return
 	}
-	f.give(p.gated(conn, l, gateOptions{}), l)
+	f.give(p.gated(conn, l, gate.Options{}), l)
 }
 
 // handshake is what one handshake finds out.
@@ -268,7 +269,7 @@ func (r *run) plain(c net.Conn, v *view, first []byte) {
 		_ = under.Close()
 		return
 	}
-	r.own.give(r.p.gated(prefixed(under, first), l, gateOptions{AllowH2C: true}), l)
+	r.own.give(r.p.gated(prefixed(under, first), l, gate.Options{AllowH2C: true}), l)
 	l.recheck(r.p.view.Load()) // the mode may have changed meanwhile
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
 
@@ -93,7 +94,7 @@ func (x *exchange) finishBody() {
 	}
 	if s, ok := x.link.conn.(*socket); ok {
 		s.deaf.Store(true)
-		if g := gateFrom(x.r.Context()); g != nil {
+		if g := gate.From(x.r.Context()); g != nil {
 			g.Linger(s.Conn)
 		}
 	}

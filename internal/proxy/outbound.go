@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
 
@@ -30,7 +31,7 @@ func (r *run) acceptPrograms(ctx context.Context, ln net.Listener) {
 			return
 		}
 		r.open.suspect(l)
-		r.out.give(r.p.gated(under, l, gateOptions{AllowConnect: true, ProxyListener: true}), l)
+		r.out.give(r.p.gated(under, l, gate.Options{AllowConnect: true, ProxyListener: true}), l)
 	})
 }
 
@@ -211,7 +212,7 @@ const maxTries = 3
 // openTunnel answers a CONNECT to a mesh service. What comes through the tunnel takes the
 // same gate and the same steps as any call: one decision per request (dataplane.md 4.7).
 func (x *exchange) openTunnel() {
-	l, g := x.link, gateFrom(x.r.Context())
+	l, g := x.link, gate.From(x.r.Context())
 	if g == nil {
 		x.refuse(refuseForm)
 		return
@@ -234,7 +235,7 @@ func (x *exchange) openTunnel() {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	x.finish(outcome{status: http.StatusOK})
-	x.run.tunnel.give(x.p.gated(&under{conn, g.NetConn()}, inner, gateOptions{AllowH2C: true}), inner)
+	x.run.tunnel.give(x.p.gated(&under{conn, g.NetConn()}, inner, gate.Options{AllowH2C: true}), inner)
 }
 
 // under reads through a gate that has become transparent, and half-closes what it stands on.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 )
 
 // Calls to hosts outside the mesh, which ALLOW_ANY permits. A node dials much that a program
@@ -164,7 +165,7 @@ func (x *exchange) relayOutside() {
 		x.refuse(no)
 		return
 	}
-	l, g := x.link, gateFrom(x.r.Context())
+	l, g := x.link, gate.From(x.r.Context())
 	if g == nil {
 		_ = s.Close()
 		x.refuse(refuseForm)

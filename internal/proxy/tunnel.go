@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"countersign.dev/internal/audit"
+	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
 
@@ -63,7 +64,7 @@ func (x *exchange) openWebSocket(a *answer) {
 	x.stripAnswer(a.header)
 	x.changeAnswer(a.header)
 	x.answered = true
-	w, l, g := a.wire, x.link, gateFrom(x.r.Context())
+	w, l, g := a.wire, x.link, gate.From(x.r.Context())
 	if g == nil {
 		a.end(x, nil, false)
 		x.clientGone()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"countersign.dev/internal/attest"
+	"countersign.dev/internal/gate"
+	"countersign.dev/internal/h1"
 )
 
 // Bounds of a token port. Who showed a certificate has places of his own; in each kind one
@@ -30,13 +32,15 @@ const (
 
 // serveTLS answers on ln until ctx ends.
 func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Handler, log *slog.Logger) error {
-	p := &port{ln: ln, cfg: cfg, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]*guest{}}
+	p := &port{ln: ln, cfg: cfg, log: log, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]*guest{}}
 	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
-		MaxHeaderBytes: portHeadSize, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler: gate.Strict(h), ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
+		MaxHeaderBytes: portHeadSize, DisableGeneralOptionsHandler: true, // Strict answers OPTIONS *
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ConnContext: withSource,
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ConnState: func(c net.Conn, to http.ConnState) {
+			gate.ConnState(c, to)
 			if to == http.StateClosed || to == http.StateHijacked {
 				p.forget(c)
 			} else {
@@ -68,7 +72,12 @@ type sourceKey struct{}
 // withSource asks the kernel once a connection which user of this machine is at its other end:
 // on loopback that is who the limits count (tokens.md 17).
 func withSource(ctx context.Context, c net.Conn) context.Context {
-	conn, ok := c.(*tls.Conn)
+	g := gate.Of(c)
+	if g == nil {
+		return ctx
+	}
+	ctx = gate.With(ctx, c)
+	conn, ok := g.NetConn().(*tls.Conn)
 	if !ok {
 		return ctx
 	}
@@ -100,6 +109,7 @@ const portGrace = 2 * time.Second
 type port struct {
 	ln     net.Listener
 	cfg    *tls.Config
+	log    *slog.Logger
 	ready  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
@@ -114,6 +124,7 @@ type port struct {
 
 // guest is a connection that is served.
 type guest struct {
+	socket net.Conn
 	client bool
 	since  time.Time // when it last began or ended a request
 }
@@ -183,18 +194,19 @@ func (p *port) greet(ctx context.Context, c net.Conn) {
 		c.Close()
 		return
 	}
-	p.admit(conn)
+	gated := gate.New(conn, gate.Options{HeadTimeout: portHead, Profile: h1.Edge, TLS: true, Fault: p.fault}).Conn()
+	p.admit(gated, conn)
 	select {
-	case p.ready <- conn: // bare, for net/http knows TLS by its type
+	case p.ready <- gated:
 	case <-p.closed:
-		p.forget(conn)
+		p.forget(gated)
 		c.Close()
 	}
 }
 
 // admit takes a connection in; the one that did nothing for longest goes if there are too many.
-func (p *port) admit(c *tls.Conn) {
-	client := len(c.ConnectionState().PeerCertificates) > 0
+func (p *port) admit(c net.Conn, under *tls.Conn) {
+	client := len(under.ConnectionState().PeerCertificates) > 0
 	p.mu.Lock()
 	n, most := &p.strangers, portStrangers
 	if client {
@@ -207,14 +219,19 @@ func (p *port) admit(c *tls.Conn) {
 				oldest = other
 			}
 		}
+	}
+	var gone *guest
+	if oldest != nil {
+		gone = p.open[oldest]
 		delete(p.open, oldest)
 		*n--
 	}
 	*n++
-	p.open[c] = &guest{client: client, since: time.Now()}
+	p.open[c] = &guest{socket: under.NetConn(), client: client, since: time.Now()}
 	p.mu.Unlock()
-	if oldest != nil {
-		oldest.(*tls.Conn).NetConn().Close() // without a word: a close_notify could wait for it
+	if gone != nil {
+		gone.socket.Close() // without a word: a close_notify could wait for it
+		oldest.Close()      // and whoever waits in the gate is woken
 	}
 }
 
@@ -258,3 +275,9 @@ func (p *port) Close() error {
 
 // Addr is where it listens.
 func (p *port) Addr() net.Addr { return p.ln.Addr() }
+
+// fault is a message that was refused before anybody could see a request in it.
+func (p *port) fault(_ *gate.Gate, f *h1.Fault) string {
+	p.log.Debug("refused a message at a token port", "reason", f.Reason)
+	return ""
+}

@@ -9,22 +9,35 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"countersign.dev/internal/gate"
+	"countersign.dev/internal/h1"
 )
 
 // maxPages is how many connections read pages at a time: one more closes the oldest, so that
 // no local user takes the process's descriptors (sec-limits-no-lockout).
 const maxPages = 64
 
+// How long a head may take, and a request with its answer.
+const (
+	pageHead = 5 * time.Second
+	pageTime = 30 * time.Second
+)
+
 // Serve answers h, the pages of this process, on ln until ctx ends.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
 	var readers crowd
 	srv := &http.Server{
-		Handler: h, ConnState: readers.state, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler: gate.Strict(h), ConnContext: gate.With, DisableGeneralOptionsHandler: true,
+		ConnState: func(c net.Conn, s http.ConnState) {
+			gate.ConnState(c, s)
+			readers.state(c, s)
+		},
+		ReadHeaderTimeout: pageHead, ReadTimeout: pageTime, WriteTimeout: pageTime, IdleTimeout: pageTime, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	if err := srv.Serve(ln); err != nil && ctx.Err() == nil {
+	if err := srv.Serve(gate.Listen(ln, gate.Options{HeadTimeout: pageHead, Profile: h1.Edge})); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serving health and metrics: %w", err)
 	}
 	return nil

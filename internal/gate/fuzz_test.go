@@ -1,4 +1,4 @@
-package proxy
+package gate
 
 import (
 	"bufio"
@@ -41,12 +41,12 @@ func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
 // tap notes what a gate releases.
 type tap struct {
-	*gate
+	*Gate
 	released []byte
 }
 
 func (t *tap) Read(p []byte) (int, error) {
-	n, err := t.gate.Read(p)
+	n, err := t.Gate.Read(p)
 	t.released = append(t.released, p[:n]...)
 	return n, err
 }
@@ -100,7 +100,7 @@ func FuzzGate(f *testing.F) {
 		var whole []string
 		for _, size := range []int{1 << 20, int(piece)%5000 + 1} {
 			conn := &script{rest: b, piece: size}
-			gate := &tap{gate: newGate(conn, gateOptions{TLS: true, AllowConnect: true, Profile: rules.Profile})}
+			gate := &tap{Gate: New(conn, Options{TLS: true, AllowConnect: true, Profile: rules.Profile})}
 			br := bufio.NewReaderSize(gate, 4096)
 			requests, err := readAll(br, gate.Idle)
 			verdict := gate.Verdict()
@@ -205,8 +205,8 @@ func BenchmarkGate(b *testing.B) {
 				b.Fatal(err)
 			}
 			s := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), ReadHeaderTimeout: 10 * time.Second}
-			s.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return withGate(ctx, c) }
-			s.ConnState = gateConnState
+			s.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return With(ctx, c) }
+			s.ConnState = ConnState
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -242,5 +242,5 @@ func (l gateBench) Accept() (net.Conn, error) {
 	if err != nil || !l.with {
 		return c, err
 	}
-	return newGate(c, gateOptions{}).Conn(), nil
+	return New(c, Options{}).Conn(), nil
 }

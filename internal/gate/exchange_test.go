@@ -1,4 +1,4 @@
-package proxy
+package gate
 
 import (
 	"bufio"
@@ -21,7 +21,7 @@ import (
 // K6: a fault in the second of two pipelined requests does not disturb the first, however long that takes.
 func TestGatePipelinedFaultWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(time.Hour)
 			if r.Context().Err() != nil {
 				t.Error("the second request cancelled the first")
@@ -45,7 +45,7 @@ func TestGatePipelinedFaultWaits(t *testing.T) {
 }
 
 func TestGatePipelinesMany(t *testing.T) {
-	s := newGateServer(t, gateOptions{}, nil)
+	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, nil)
 	const n = 200
 	go func() {
@@ -65,7 +65,7 @@ func TestGatePipelinesMany(t *testing.T) {
 // ends, so that the upstream is let go.
 func TestGateBodyFaultIsSticky(t *testing.T) {
 	ids := make(chan string, 1)
-	s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
+	s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		got, err := io.ReadAll(r.Body)
 		_, err2 := io.ReadAll(r.Body)
 		<-r.Context().Done()
@@ -73,7 +73,7 @@ func TestGateBodyFaultIsSticky(t *testing.T) {
 		if string(got) != "hello" || !errors.As(err, &f) || err2 == nil {
 			t.Errorf("got %q, %v, then %v", got, err, err2)
 		}
-		ids <- gateFrom(r.Context()).DecisionID()
+		ids <- From(r.Context()).DecisionID()
 		answerVerdict(w, r)
 	})
 	conn := s.dial(t, nil)
@@ -95,7 +95,7 @@ func TestGateBodyFaultIsSticky(t *testing.T) {
 
 // A handler that does not read its body leaves the fault to be found by net/http; nothing hangs and nothing more is read.
 func TestGateBodyFaultUnread(t *testing.T) {
-	s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
+	s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).EnableFullDuplex()
 		io.WriteString(w, "early")
 	})
@@ -114,7 +114,7 @@ func TestGateBodyFaultUnread(t *testing.T) {
 func TestGateDisconnectCancels(t *testing.T) {
 	for _, head := range []string{"[G]⏎", "[P]Content-Length: 2⏎⏎ab", "[P][C]⏎2⏎ab⏎0⏎⏎"} {
 		started, ended := make(chan struct{}), make(chan struct{})
-		s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
 			close(started)
 			<-r.Context().Done()
@@ -131,7 +131,7 @@ func TestGateDisconnectCancels(t *testing.T) {
 // I12: the 100 comes when the handler starts to read, not before.
 func TestGateExpect(t *testing.T) {
 	read := make(chan struct{})
-	s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
+	s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		<-read
 		body, err := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %v", body, err)
@@ -152,8 +152,8 @@ func TestGateExpect(t *testing.T) {
 
 // L2: bytes that came with the head belong to the tunnel; half-close is kept.
 func TestGateHijack(t *testing.T) {
-	s := newGateServer(t, gateOptions{}, func(w http.ResponseWriter, r *http.Request) {
-		g := gateFrom(r.Context())
+	s := newGateServer(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		g := From(r.Context())
 		conn, buf, err := http.NewResponseController(w).Hijack()
 		if err != nil || buf.Reader.Buffered() != 0 {
 			t.Errorf("hijack: %d bytes in net/http's hands, %v", buf.Reader.Buffered(), err)
@@ -185,9 +185,9 @@ func TestGateHijack(t *testing.T) {
 
 // A CONNECT tunnel is read by a gate of its own, over the one that was hijacked.
 func TestGateTunnel(t *testing.T) {
-	inner := newGateServer(t, gateOptions{}, nil)
-	outer := newGateServer(t, gateOptions{AllowConnect: true, ProxyListener: true}, func(w http.ResponseWriter, r *http.Request) {
-		g := gateFrom(r.Context())
+	inner := newGateServer(t, Options{}, nil)
+	outer := newGateServer(t, Options{AllowConnect: true, ProxyListener: true}, func(w http.ResponseWriter, r *http.Request) {
+		g := From(r.Context())
 		if r.Method != "CONNECT" || r.Host != "api:80" {
 			t.Errorf("got %s %s", r.Method, r.Host)
 		}
@@ -198,7 +198,7 @@ func TestGateTunnel(t *testing.T) {
 		}
 		g.Raw()
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-		inner.feed.Deliver(newGate(g, inner.opts).Conn())
+		inner.feed.Deliver(New(g, inner.opts).Conn())
 	})
 	conn := outer.dial(t, nil)
 	conn.Write(h1test.Wire("CONNECT api:80 HTTP/1.1⏎Host: api:80⏎⏎GET /in HTTP/1.1⏎Host: api⏎⏎")) // does not wait for the 200
@@ -221,7 +221,7 @@ func TestGateTunnel(t *testing.T) {
 
 func TestGateProxyListener(t *testing.T) {
 	for head, want := range map[string]int{"[G]⏎": 400, "GET http://shop.test/ HTTP/1.1⏎[H]⏎": 200} {
-		s := newGateServer(t, gateOptions{AllowConnect: true, ProxyListener: true}, nil)
+		s := newGateServer(t, Options{AllowConnect: true, ProxyListener: true}, nil)
 		conn := s.dial(t, nil)
 		conn.Write(h1test.Wire(head))
 		if status, _, _, err := response(bufio.NewReader(conn)); status != want {
@@ -232,11 +232,11 @@ func TestGateProxyListener(t *testing.T) {
 
 func TestGateConnectionState(t *testing.T) {
 	for _, cert := range []*tls.Certificate{nil, testCertificate(t)} {
-		s := newGateServer(t, gateOptions{TLS: cert != nil}, func(w http.ResponseWriter, r *http.Request) {
+		s := newGateServer(t, Options{TLS: cert != nil}, func(w http.ResponseWriter, r *http.Request) {
 			if (r.TLS != nil) != (cert != nil) {
 				t.Errorf("over TLS %v, Request.TLS %v", cert != nil, r.TLS)
 			}
-			if gateOf(gateFrom(r.Context()).Conn()) == nil {
+			if Of(From(r.Context()).Conn()) == nil {
 				t.Error("no gate behind the connection")
 			}
 		})
@@ -254,7 +254,7 @@ func TestGateConnectionState(t *testing.T) {
 
 // 8.5: the preface, and nothing like it, makes HTTP/2; everything else on the port is HTTP/1 behind the gate.
 func TestGateH2C(t *testing.T) {
-	s := newGateServer(t, gateOptions{AllowH2C: true}, func(w http.ResponseWriter, r *http.Request) {
+	s := newGateServer(t, Options{AllowH2C: true}, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%d %d", r.ProtoMajor, len(body))
 	}, func(s *http.Server) {

@@ -1,4 +1,4 @@
-package proxy
+package gate
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 // refuse answers a bad head (http-strictness 10.6) and ends the connection for net/http. The answer must outlive
 // what the client is still sending: a reset would destroy it, so the rest is read for a moment.
-func (g *gate) refuse(f *h1.Fault) error {
+func (g *Gate) refuse(f *h1.Fault) error {
 	g.fail(f)
 	g.stopHeadClock()
 	g.conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
@@ -29,7 +29,7 @@ func (g *gate) refuse(f *h1.Fault) error {
 }
 
 // part ends our direction and reads what still comes for a moment.
-func (g *gate) part(from net.Conn) {
+func (g *Gate) part(from net.Conn) {
 	g.CloseWrite()
 	from.SetReadDeadline(time.Now().Add(drainTimeout))
 	io.CopyN(io.Discard, from, drainBytes)
@@ -37,7 +37,7 @@ func (g *gate) part(from net.Conn) {
 
 // Linger says that the client may still be sending a body nobody wants: Close then reads it for a moment off the
 // socket under the gate, so that a reset does not destroy the answer (http-strictness 10.6).
-func (g *gate) Linger(socket net.Conn) {
+func (g *Gate) Linger(socket net.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.rest = socket
@@ -60,12 +60,12 @@ func refusal(f *h1.Fault, id string, now time.Time) []byte {
 	return append(b, "\r\n"+f.Text...)
 }
 
-func (g *gate) Write(p []byte) (int, error) { return g.conn.Write(p) }
-func (g *gate) LocalAddr() net.Addr         { return g.conn.LocalAddr() }
-func (g *gate) RemoteAddr() net.Addr        { return g.conn.RemoteAddr() }
+func (g *Gate) Write(p []byte) (int, error) { return g.conn.Write(p) }
+func (g *Gate) LocalAddr() net.Addr         { return g.conn.LocalAddr() }
+func (g *Gate) RemoteAddr() net.Addr        { return g.conn.RemoteAddr() }
 
 // Close also ends a parked read.
-func (g *gate) Close() error {
+func (g *Gate) Close() error {
 	g.mu.Lock()
 	g.closed = true
 	g.wakeLocked()
@@ -79,7 +79,7 @@ func (g *gate) Close() error {
 }
 
 // CloseWrite ends our direction alone, where the connection can.
-func (g *gate) CloseWrite() error {
+func (g *Gate) CloseWrite() error {
 	if c, ok := g.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
@@ -88,7 +88,7 @@ func (g *gate) CloseWrite() error {
 
 // SetReadDeadline remembers what net/http asks for, so that a head under way keeps its own, earlier one. A deadline
 // in the past is how net/http ends its background read.
-func (g *gate) SetReadDeadline(t time.Time) error {
+func (g *Gate) SetReadDeadline(t time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.want = t
@@ -98,73 +98,73 @@ func (g *gate) SetReadDeadline(t time.Time) error {
 	return g.conn.SetReadDeadline(earlier(t, g.headEnd))
 }
 
-func (g *gate) SetWriteDeadline(t time.Time) error { return g.conn.SetWriteDeadline(t) }
+func (g *Gate) SetWriteDeadline(t time.Time) error { return g.conn.SetWriteDeadline(t) }
 
-func (g *gate) SetDeadline(t time.Time) error {
+func (g *Gate) SetDeadline(t time.Time) error {
 	if err := g.SetReadDeadline(t); err != nil {
 		return err
 	}
 	return g.SetWriteDeadline(t)
 }
 
-func (g *gate) wakeLocked() {
+func (g *Gate) wakeLocked() {
 	if g.parked != nil {
 		close(g.parked)
 		g.parked = nil
 	}
 }
 
-// gateOf is the gate that an http.Server was given as a connection, or nil: HTTP/2 over TLS has none.
-func gateOf(c net.Conn) *gate {
+// Of is the gate that an http.Server was given as a connection, or nil: HTTP/2 over TLS has none.
+func Of(c net.Conn) *Gate {
 	switch c := c.(type) {
-	case *gate:
+	case *Gate:
 		return c
 	case *tlsGate:
-		return c.gate
+		return c.Gate
 	}
 	return nil
 }
 
 type gateKey struct{}
 
-// withGate is for http.Server.ConnContext: a handler finds its gate by gateFrom.
-func withGate(ctx context.Context, c net.Conn) context.Context {
-	if g := gateOf(c); g != nil {
+// With is for http.Server.ConnContext: a handler finds its gate by From.
+func With(ctx context.Context, c net.Conn) context.Context {
+	if g := Of(c); g != nil {
 		return context.WithValue(ctx, gateKey{}, g)
 	}
 	return ctx
 }
 
-// gateFrom is the gate a request came through, or nil.
-func gateFrom(ctx context.Context) *gate {
-	g, _ := ctx.Value(gateKey{}).(*gate)
+// From is the gate a request came through, or nil.
+func From(ctx context.Context) *Gate {
+	g, _ := ctx.Value(gateKey{}).(*Gate)
 	return g
 }
 
-// gateConnState is for http.Server.ConnState: an exchange ends with http.StateIdle.
-func gateConnState(c net.Conn, s http.ConnState) {
+// ConnState is for http.Server.ConnState: an exchange ends with http.StateIdle.
+func ConnState(c net.Conn, s http.ConnState) {
 	if s != http.StateIdle {
 		return
 	}
-	if g := gateOf(c); g != nil {
+	if g := Of(c); g != nil {
 		g.Idle()
 	}
 }
 
-// chanListener feeds an http.Server with connections that were accepted, and shaken hands with, elsewhere.
-type chanListener struct {
+// Feed feeds an http.Server with connections that were accepted, and shaken hands with, elsewhere.
+type Feed struct {
 	addr  net.Addr
 	conns chan net.Conn // no buffer: a connection belongs to one side or the other
 	done  chan struct{}
 	once  sync.Once
 }
 
-func newChanListener(addr net.Addr) *chanListener {
-	return &chanListener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+func NewFeed(addr net.Addr) *Feed {
+	return &Feed{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
 // Deliver hands a connection over. If the listener is closed, so is the connection.
-func (l *chanListener) Deliver(c net.Conn) bool {
+func (l *Feed) Deliver(c net.Conn) bool {
 	select {
 	case l.conns <- c:
 		return true
@@ -174,7 +174,7 @@ func (l *chanListener) Deliver(c net.Conn) bool {
 	}
 }
 
-func (l *chanListener) Accept() (net.Conn, error) {
+func (l *Feed) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
@@ -183,9 +183,25 @@ func (l *chanListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *chanListener) Close() error {
+func (l *Feed) Close() error {
 	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-func (l *chanListener) Addr() net.Addr { return l.addr }
+func (l *Feed) Addr() net.Addr { return l.addr }
+
+// Listen puts a gate before every connection of a listener. Its http.Server has With as ConnContext and calls ConnState.
+func Listen(ln net.Listener, o Options) net.Listener { return &gated{ln, o} }
+
+type gated struct {
+	net.Listener
+	opts Options
+}
+
+func (l *gated) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return New(c, l.opts).Conn(), nil
+}

@@ -1,4 +1,4 @@
-package proxy
+package gate
 
 import (
 	"bufio"
@@ -29,17 +29,17 @@ import (
 // verdict says.
 type gateServer struct {
 	*http.Server
-	feed *chanListener
-	opts gateOptions
+	feed *Feed
+	opts Options
 
 	mu     sync.Mutex
 	faults []string
 	seen   []string // method and target of complete requests
 }
 
-func newGateServer(t *testing.T, opts gateOptions, handler http.HandlerFunc, changes ...func(*http.Server)) *gateServer {
-	s := &gateServer{feed: newChanListener(&net.TCPAddr{}), opts: opts}
-	s.opts.Fault = func(g *gate, f *h1.Fault) string {
+func newGateServer(t *testing.T, opts Options, handler http.HandlerFunc, changes ...func(*http.Server)) *gateServer {
+	s := &gateServer{feed: NewFeed(&net.TCPAddr{}), opts: opts}
+	s.opts.Fault = func(g *Gate, f *h1.Fault) string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		where := "head"
@@ -53,7 +53,7 @@ func newGateServer(t *testing.T, opts gateOptions, handler http.HandlerFunc, cha
 		handler = s.echo
 	}
 	s.Server = &http.Server{
-		Handler: handler, ConnContext: withGate, ConnState: gateConnState, DisableGeneralOptionsHandler: true,
+		Handler: handler, ConnContext: With, ConnState: ConnState, DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	for _, change := range changes {
@@ -84,7 +84,7 @@ func (s *gateServer) echo(w http.ResponseWriter, r *http.Request) {
 
 // answerVerdict is what every handler does with a body it could not read.
 func answerVerdict(w http.ResponseWriter, r *http.Request) bool {
-	f := gateFrom(r.Context()).Verdict()
+	f := From(r.Context()).Verdict()
 	if f == nil {
 		return false
 	}
@@ -109,7 +109,7 @@ func (s *gateServer) dial(t *testing.T, cert *tls.Certificate) net.Conn {
 		t.Fatal(err)
 	}
 	if cert == nil {
-		s.feed.Deliver(newGate(server, s.opts).Conn())
+		s.feed.Deliver(New(server, s.opts).Conn())
 		t.Cleanup(func() { client.Close() })
 		return client
 	}
@@ -120,7 +120,7 @@ func (s *gateServer) dial(t *testing.T, cert *tls.Certificate) net.Conn {
 	if err := errors.Join(c.Handshake(), <-done); err != nil {
 		t.Fatal(err)
 	}
-	s.feed.Deliver(newGate(over, s.opts).Conn())
+	s.feed.Deliver(New(over, s.opts).Conn())
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -157,7 +157,7 @@ func closed(c net.Conn, br *bufio.Reader) bool {
 }
 
 func runGateCase(t *testing.T, c h1test.Case, whole bool, cert *tls.Certificate) {
-	s := newGateServer(t, gateOptions{}, nil)
+	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, cert)
 	gone := c.Status[len(c.Status)-1] == 0
 	sent := make(chan struct{})
@@ -231,7 +231,7 @@ func TestGateRequests(t *testing.T) {
 }
 
 func TestGateRefusal(t *testing.T) {
-	s := newGateServer(t, gateOptions{}, nil)
+	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, nil)
 	conn.Write(h1test.Wire("GET /secret HTTP/1.1⏎X-Note: a␊⏎"))
 	answer, err := io.ReadAll(conn)
@@ -258,7 +258,7 @@ func TestGateRefusal(t *testing.T) {
 
 // A client that is still sending when it is refused gets its answer, not a reset.
 func TestGateRefusalOutlivesBytes(t *testing.T) {
-	s := newGateServer(t, gateOptions{}, nil)
+	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, nil)
 	conn.Write(append(h1test.Wire("[P]Content-Length: 1⏎Content-Length: 1⏎⏎"), bytes.Repeat([]byte("x"), 60<<10)...))
 	if status, _, _, err := response(bufio.NewReader(conn)); status != 400 {

@@ -1,4 +1,11 @@
-package proxy
+// Package gate stands between a socket and net/http and lets only strict HTTP/1 pass
+// (http-strictness.md 10). Every listener of the house that speaks HTTP stands behind it.
+//
+// Its words: a Gate is a net.Conn that releases whole, right heads; a Feed is a net.Listener of connections that were
+// accepted, and shaken hands with, elsewhere; Strict is what an http.Handler asks besides.
+//
+// Its promise: it changes nothing; what passes passes byte for byte, and what two parsers could read differently does not.
+package gate
 
 import (
 	"crypto/tls"
@@ -27,13 +34,13 @@ const (
 // h2Preface opens an HTTP/2 connection (RFC 9113 section 3.4).
 const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// gateOptions is what a listener asks of its gates.
-type gateOptions struct {
+// Options is what a listener asks of its gates.
+type Options struct {
 	// HeadTimeout is how long a head may take from its first byte; 0 is 10 s.
 	HeadTimeout time.Duration
 	// Fault is called once, when a fault is found. It returns the decision id that goes into the answer, or "".
 	// A gate that is Busy has found it in a body: then the handler answers, see Verdict and DecisionID.
-	Fault func(g *gate, f *h1.Fault) string
+	Fault func(g *Gate, f *h1.Fault) string
 	// AllowConnect lets CONNECT through.
 	AllowConnect bool
 	// ProxyListener takes nothing but CONNECT and absolute-form targets.
@@ -46,15 +53,15 @@ type gateOptions struct {
 	TLS bool
 }
 
-// gate stands between a connection and net/http, which reads HTTP/1 more generously than this house does and, once
+// Gate stands between a connection and net/http, which reads HTTP/1 more generously than this house does and, once
 // it has parsed a message, cannot tell any more (dataplane 5.1, http-strictness 10). It checks, then releases:
 // net/http never sees a byte of a head that is not whole and right, nor a body byte that breaks the framing. The gate
 // has no rule of its own, all are those of package h1; and it changes nothing, so what passes passes byte for byte.
 //
 // One goroutine reads at a time, as net/http does it. Deadlines may be set, and the gate be closed, meanwhile.
-type gate struct {
+type Gate struct {
 	conn net.Conn
-	opts gateOptions
+	opts Options
 
 	// Of the reader alone.
 	buf      []byte // read, not yet passed on
@@ -93,21 +100,21 @@ const (
 
 // tlsGate is a gate over TLS: net/http takes Request.TLS from whatever has a ConnectionState.
 type tlsGate struct {
-	*gate
+	*Gate
 	state func() tls.ConnectionState
 }
 
 func (g *tlsGate) ConnectionState() tls.ConnectionState { return g.state() }
 
-func newGate(c net.Conn, o gateOptions) *gate {
+func New(c net.Conn, o Options) *Gate {
 	if o.HeadTimeout == 0 {
 		o.HeadTimeout = defaultHeadTimeout
 	}
-	return &gate{conn: c, opts: o}
+	return &Gate{conn: c, opts: o}
 }
 
 // Conn is the gate as a connection for an http.Server: over TLS it has a ConnectionState.
-func (g *gate) Conn() net.Conn {
+func (g *Gate) Conn() net.Conn {
 	if c, ok := g.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		return &tlsGate{g, c.ConnectionState}
 	}
@@ -115,21 +122,21 @@ func (g *gate) Conn() net.Conn {
 }
 
 // NetConn is the connection under the gate, for a half-close. Bytes may wait in the gate: read from the gate.
-func (g *gate) NetConn() net.Conn { return g.conn }
+func (g *Gate) NetConn() net.Conn { return g.conn }
 
 // Raw ends HTTP/1 on the connection. It is called after a hijack: bytes pass from now on, the gate's own first.
-func (g *gate) Raw() { g.state, g.released = gateRaw, 0 }
+func (g *Gate) Raw() { g.state, g.released = gateRaw, 0 }
 
 // Idle ends the exchange. It is called on http.StateIdle, not when the handler returns: net/http flushes the answer
 // after the handler, and our answer to a bad next head would overtake it.
-func (g *gate) Idle() { g.inFlight = false }
+func (g *Gate) Idle() { g.inFlight = false }
 
 // Busy reports whether an exchange is under way. It may be asked by the Fault function only.
-func (g *gate) Busy() bool { return g.inFlight }
+func (g *Gate) Busy() bool { return g.inFlight }
 
 // Verdict is the fault found on this connection, or nil. A handler asks it before it blames anyone else for a body
 // that could not be read: net/http masks some errors.
-func (g *gate) Verdict() *h1.Fault {
+func (g *Gate) Verdict() *h1.Fault {
 	if v := g.verdict.Load(); v != nil {
 		return v.fault
 	}
@@ -137,7 +144,7 @@ func (g *gate) Verdict() *h1.Fault {
 }
 
 // DecisionID is what the Fault function gave for the verdict.
-func (g *gate) DecisionID() string {
+func (g *Gate) DecisionID() string {
 	if v := g.verdict.Load(); v != nil {
 		return v.id
 	}
@@ -145,7 +152,7 @@ func (g *gate) DecisionID() string {
 }
 
 // Read is http-strictness 10.3, in its order.
-func (g *gate) Read(p []byte) (int, error) {
+func (g *Gate) Read(p []byte) (int, error) {
 	switch {
 	case len(p) == 0:
 		return 0, nil
@@ -174,7 +181,7 @@ func (g *gate) Read(p []byte) (int, error) {
 }
 
 // take moves bytes out of the buffer, which is given up when it is empty.
-func (g *gate) take(p []byte) int {
+func (g *Gate) take(p []byte) int {
 	n := copy(p, g.buf)
 	g.buf = g.buf[n:]
 	if len(g.buf) == 0 {
@@ -184,7 +191,7 @@ func (g *gate) take(p []byte) int {
 }
 
 // readLength passes a body of known length on, never more than it.
-func (g *gate) readLength(p []byte) (n int, err error) {
+func (g *Gate) readLength(p []byte) (n int, err error) {
 	p = p[:min(int64(len(p)), g.remain)]
 	if len(g.buf) > 0 {
 		n = g.take(p)
@@ -198,7 +205,7 @@ func (g *gate) readLength(p []byte) (n int, err error) {
 }
 
 // readChunked passes a chunked body on as far as it is right; what follows it is kept.
-func (g *gate) readChunked(p []byte) (n int, err error) {
+func (g *Gate) readChunked(p []byte) (n int, err error) {
 	if len(g.buf) > 0 {
 		n = g.take(p)
 	} else {
@@ -223,7 +230,7 @@ func (g *gate) readChunked(p []byte) (n int, err error) {
 
 // readAhead is net/http's read of one byte while a handler runs, made to notice that the client has gone. Pipelined
 // bytes are kept, and not looked at: an error here would cancel the request under way.
-func (g *gate) readAhead(p []byte) (int, error) {
+func (g *Gate) readAhead(p []byte) (int, error) {
 	if len(g.buf) == 0 {
 		n, err := g.conn.Read(p)
 		if n == 0 {
@@ -235,7 +242,7 @@ func (g *gate) readAhead(p []byte) (int, error) {
 }
 
 // park waits for net/http to end its read by a deadline in the past.
-func (g *gate) park() error {
+func (g *Gate) park() error {
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
@@ -256,7 +263,7 @@ func past(t time.Time) bool { return !t.IsZero() && !t.After(time.Now()) }
 
 // readHead reads until a head is whole, checks it and releases it (http-strictness 10.4). An ordinary head comes
 // whole in one read, straight into net/http's buffer; only what comes in pieces is kept here.
-func (g *gate) readHead(p []byte) (int, error) {
+func (g *Gate) readHead(p []byte) (int, error) {
 	b, theirs := g.buf, len(p) >= len(g.buf)+minSpare
 	if theirs {
 		b = p[:copy(p, b)]
@@ -296,7 +303,7 @@ func (g *gate) readHead(p []byte) (int, error) {
 
 // more reads from the connection. Once a byte of the head is there, the rest has its time: net/http would start its
 // clock only when it saw a byte, and it sees none before the head is whole.
-func (g *gate) more(p []byte, begun bool) (int, error) {
+func (g *Gate) more(p []byte, begun bool) (int, error) {
 	if begun {
 		g.startHeadClock()
 	}
@@ -304,7 +311,7 @@ func (g *gate) more(p []byte, begun bool) (int, error) {
 }
 
 // find looks for the end of the head, and checks the head when it is whole. 0 means: not yet.
-func (g *gate) find(b []byte) (end int, f *h1.Fault) {
+func (g *Gate) find(b []byte) (end int, f *h1.Fault) {
 	if g.opts.AllowH2C && !g.later {
 		n := min(len(b), len(h2Preface))
 		if string(b[:n]) == h2Preface[:n] {
@@ -337,7 +344,7 @@ func (g *gate) find(b []byte) (end int, f *h1.Fault) {
 }
 
 // release gives b[:end] to net/http and keeps the rest of b.
-func (g *gate) release(b []byte, end int, p []byte, theirs bool) int {
+func (g *Gate) release(b []byte, end int, p []byte, theirs bool) int {
 	g.stopHeadClock()
 	g.scan, g.later = h1.Scanner{}, true
 	if theirs {
@@ -355,7 +362,7 @@ func (g *gate) release(b []byte, end int, p []byte, theirs bool) int {
 
 // headError judges what ended a head early. A client that has gone gets no answer, one that is too slow gets 408 if
 // it had begun.
-func (g *gate) headError(err error) error {
+func (g *Gate) headError(err error) error {
 	var timeout net.Error
 	if len(g.buf) > 0 && errors.As(err, &timeout) && timeout.Timeout() {
 		return g.refuse(h1.FaultSlow)
@@ -364,7 +371,7 @@ func (g *gate) headError(err error) error {
 }
 
 // fail notes a fault and lets the listener record it.
-func (g *gate) fail(f *h1.Fault) {
+func (g *Gate) fail(f *h1.Fault) {
 	v := &verdict{fault: f}
 	if g.opts.Fault != nil {
 		v.id = g.opts.Fault(g, f)
@@ -374,7 +381,7 @@ func (g *gate) fail(f *h1.Fault) {
 }
 
 // startHeadClock gives the head its time from now, once.
-func (g *gate) startHeadClock() {
+func (g *Gate) startHeadClock() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.headEnd.IsZero() {
@@ -384,7 +391,7 @@ func (g *gate) startHeadClock() {
 }
 
 // stopHeadClock restores the deadline that net/http had asked for.
-func (g *gate) stopHeadClock() {
+func (g *Gate) stopHeadClock() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.headEnd.IsZero() {

@@ -1,4 +1,4 @@
-package proxy
+package gate
 
 import (
 	"bufio"
@@ -18,7 +18,7 @@ import (
 // pipe connects through memory, for clocks that synctest moves.
 func (s *gateServer) pipe() net.Conn {
 	client, server := net.Pipe()
-	s.feed.Deliver(newGate(server, s.opts).Conn())
+	s.feed.Deliver(New(server, s.opts).Conn())
 	return client
 }
 
@@ -46,7 +46,7 @@ func TestGateSlowHead(t *testing.T) {
 	slow := h1test.Wire("GET /items HTTP/1.1⏎Host: shop.test⏎")
 	t.Run("first", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newGateServer(t, gateOptions{}, nil)
+			s := newGateServer(t, Options{}, nil)
 			conn := s.pipe()
 			defer conn.Close()
 			if answer, after := dribble(conn, slow); answer != "HTTP/1.1 408" || after != 10*time.Second {
@@ -56,7 +56,7 @@ func TestGateSlowHead(t *testing.T) {
 	})
 	t.Run("kept", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newGateServer(t, gateOptions{}, nil)
+			s := newGateServer(t, Options{}, nil)
 			conn := s.pipe()
 			defer conn.Close()
 			conn.Write(h1test.Wire("[G]⏎"))
@@ -74,7 +74,7 @@ func TestGateSlowHead(t *testing.T) {
 	})
 	t.Run("nothing", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newGateServer(t, gateOptions{}, nil)
+			s := newGateServer(t, Options{}, nil)
 			conn := s.pipe()
 			defer conn.Close()
 			if answer, after := dribble(conn, nil); answer != "" || after != 10*time.Second {
@@ -87,7 +87,7 @@ func TestGateSlowHead(t *testing.T) {
 	})
 	t.Run("in time", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newGateServer(t, gateOptions{HeadTimeout: time.Minute}, nil, func(s *http.Server) { s.ReadHeaderTimeout = 0 })
+			s := newGateServer(t, Options{HeadTimeout: time.Minute}, nil, func(s *http.Server) { s.ReadHeaderTimeout = 0 })
 			conn := s.pipe()
 			defer conn.Close()
 			if answer, after := dribble(conn, append(slow, "\r\n"...)); answer != "HTTP/1.1 200" || after != time.Duration(len(slow)+1)*time.Second {
@@ -98,7 +98,7 @@ func TestGateSlowHead(t *testing.T) {
 	// A body may take its time: that limit is not the gate's.
 	t.Run("body", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newGateServer(t, gateOptions{}, nil)
+			s := newGateServer(t, Options{}, nil)
 			conn := s.pipe()
 			defer conn.Close()
 			conn.Write(h1test.Wire("[P]Content-Length: 30⏎⏎"))
@@ -114,7 +114,7 @@ func TestGateCloseWakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
 		defer client.Close()
-		g := newGate(server, gateOptions{})
+		g := New(server, Options{})
 		go client.Write(h1test.Wire("[G]⏎[G]⏎"))
 		if n, err := g.Read(make([]byte, 4096)); n == 0 {
 			t.Fatal(err)
@@ -137,7 +137,7 @@ func TestGateCloseWakes(t *testing.T) {
 
 func TestChanListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newChanListener(&net.TCPAddr{Port: 7443})
+		l := NewFeed(&net.TCPAddr{Port: 7443})
 		client, server := net.Pipe()
 		go l.Deliver(server)
 		if c, err := l.Accept(); c != server || err != nil {
