@@ -189,3 +189,30 @@ func TestReadsHeader(t *testing.T) {
 		}
 	}
 }
+
+func TestReadsPath(t *testing.T) {
+	for name, c := range map[string]struct {
+		rule Rule
+		want bool
+	}{
+		"nothing":     {Rule{}, false},
+		"methods":     {Rule{To: []Operation{{Methods: []string{"GET"}}}}, false},
+		"paths":       {Rule{To: []Operation{{Paths: []string{"/a"}}}}, true},
+		"notPaths":    {Rule{To: []Operation{{Methods: []string{"GET"}}, {NotPaths: []string{"/a"}}}}, true},
+		":path":       {Rule{When: []Condition{{Key: "request.headers[:path]", Values: []string{"/a*"}}}}, true},
+		"a header":    {Rule{When: []Condition{{Key: "request.headers[x-a]", Values: []string{"1"}}}}, false},
+		"other port":  {Rule{To: []Operation{{Paths: []string{"/a"}, Ports: []string{"81"}}}}, false},
+		"other peers": {Rule{From: []Source{{Namespaces: []string{"other"}}}, To: []Operation{{Paths: []string{"/a"}}}}, false},
+	} {
+		for _, action := range []Action{Allow, Deny} {
+			compiled, faults := Compile(Set{TrustDomain: "cluster.local", RootNamespace: "istio-system", Policies: []Policy{{Namespace: "shop", Name: "p", Action: action, Rules: []Rule{c.rule}}}})
+			if len(faults) > 0 {
+				t.Fatal(faults)
+			}
+			b := compiled.For(Destination{Namespace: "shop"}).Bind(Conn{Port: 80, HTTP: true})
+			if got := b.ReadsPath(); got != c.want {
+				t.Errorf("%s, %s: %v", name, action, got)
+			}
+		}
+	}
+}

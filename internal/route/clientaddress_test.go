@@ -139,3 +139,20 @@ func TestSecUnreadableList(t *testing.T) {
 		}
 	}
 }
+
+// The status of a Gateway says that it believes anybody about addresses (gateway.md 20).
+func TestSecBelievesAnybody(t *testing.T) {
+	for _, tt := range []struct {
+		options Options
+		want    bool
+	}{
+		{nil, false}, {Options{"trusted-proxies": "1"}, true}, {Options{"trusted-proxies.web": "1"}, true}, {Options{"trusted-proxies.else": "1"}, false},
+		{Options{"trusted-proxies": "1", "trusted-proxy-addresses": "10.0.0.0/8"}, false}, {Options{"trusted-proxies": "1", "trusted-proxies.web": "0"}, false},
+	} {
+		g := Gateway{Meta: Meta{Name: Name{"shop", "edge"}}, Class: builtInClass, Options: tt.options, Listeners: []Listener{{Name: "web", Port: 80, Protocol: HTTP}}}
+		status := Status(Objects{Gateways: []Gateway{g}}, Facts{}).Gateways[g.Name]
+		if got := strings.Contains(status.Conditions[0].Message, "names his address himself"); got != tt.want {
+			t.Errorf("%v: %+v", tt.options, status.Conditions[0])
+		}
+	}
+}
