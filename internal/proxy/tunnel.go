@@ -162,8 +162,9 @@ func (t *tunnel) relay(snapped bool) (sent, got int64, reason string) {
 	}
 	var last int64 = -1
 	var idle *time.Timer
-	most := cmp.Or(t.idle, tunnelIdle)
+	set, most := make(chan struct{}), cmp.Or(t.idle, tunnelIdle)
 	idle = time.AfterFunc(most, func() {
+		<-set
 		if moved := t.moved.Load(); moved != last {
 			last = moved
 			idle.Reset(most)
@@ -172,6 +173,7 @@ func (t *tunnel) relay(snapped bool) (sent, got int64, reason string) {
 		t.idled.Store(true)
 		t.snap()
 	})
+	close(set)
 	defer idle.Stop()
 
 	var up sync.WaitGroup
