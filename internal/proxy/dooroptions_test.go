@@ -17,7 +17,8 @@ import (
 	"countersign.dev/internal/route"
 )
 
-// furnish puts one route in force behind a Gateway, both with options. Without rules there is no route.
+// furnish puts one route in force behind a Gateway, both with options; with grants it is of namespace team. Without
+// rules there is no route.
 func (h *house) furnish(gateway, options route.Options, grants []route.Grant, rules ...route.Rule) {
 	gw := route.Name{Namespace: "default", Name: "edge"}
 	at := []route.Attached{
@@ -25,7 +26,11 @@ func (h *house) furnish(gateway, options route.Options, grants []route.Grant, ru
 		{Gateway: gw, Listener: "secure", Port: securePort, Protocol: route.HTTPS, Hostname: "shop.test", Options: gateway},
 	}
 	if len(rules) > 0 {
-		r := &route.HTTPRoute{Meta: route.Meta{Name: route.Name{Namespace: "default", Name: "shop"}}, Options: options, Rules: rules}
+		namespace := "default"
+		if len(grants) > 0 {
+			namespace = "team"
+		}
+		r := &route.HTTPRoute{Meta: route.Meta{Name: route.Name{Namespace: namespace, Name: "shop"}}, Options: options, Rules: rules}
 		for i := range at {
 			at[i].Routes = []route.Effective{{Route: r, Hostnames: []string{at[i].Hostname}}}
 		}
@@ -121,7 +126,7 @@ func TestSecDoorIPLists(t *testing.T) {
 
 // What is under way ends within a second when a list or a missing grant now refuses it, and goes on when its route is
 // gone (gateway.md 22, F14).
-func TestDoorStreamsEnd(t *testing.T) {
+func TestSecDoorStreamsEnd(t *testing.T) {
 	echoing := afterUpgrade(func(c net.Conn) { _, _ = io.Copy(c, c) })
 	h := newHouse(t, setup{handler: echoing}, toAPI())
 	abroad := toAPI(named("ws"))
@@ -173,27 +178,23 @@ func TestDoorStreamsEnd(t *testing.T) {
 			_ = conn.Close()
 		})
 	}
-}
 
-// A ReferenceGrant is asked as long as the exchange lasts, also one whose route is gone.
-func TestSecDoorGrantRemoved(t *testing.T) {
-	h := newHouse(t, setup{}, toAPI())
-	r := &route.HTTPRoute{Meta: route.Meta{Name: route.Name{Namespace: "team", Name: "r"}}}
 	grant := []route.Grant{{Meta: route.Meta{Name: route.Name{Namespace: "default", Name: "g"}},
 		From: []route.GrantFrom{{Kind: route.Kind{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute"}, Namespace: "team"}},
 		To:   []route.GrantTo{{Kind: route.Kind{Kind: "Service"}}}}}
-	rule := toAPI()
-	x := &exchange{link: &link{door: h.aDoor()}, hit: route.Hit{Action: &route.Action{Route: r, Rule: &rule}}, backend: &rule.Backends[0]}
-	x.entry.entrance = &route.Entrance{}
-	for _, c := range []struct {
-		grants []route.Grant
-		cut    bool
-	}{{grant, false}, {nil, true}} {
-		v := newView(&State{Grants: c.grants})
-		if got := x.judgeEntry(v); (got != nil) != c.cut || got != nil && x.refusedBy(got).status != 500 {
-			t.Errorf("%+v: %+v", c.grants, got)
-		}
+	h.furnish(one, nil, grant, abroad)
+	conn, r := open(t)
+	h.furnish(one, nil, grant)
+	if !alive(conn, r) {
+		t.Error("a tunnel ends with its route")
 	}
+	h.furnish(one, nil, []route.Grant{})
+	if alive(conn, r) {
+		t.Error("a tunnel goes on without its grant")
+	}
+	h.a.record(func(r *audit.Record) bool {
+		return r.CloseReason == cutGrant && r.Decision == audit.Deny && r.Reason == "bad_backend"
+	})
 }
 
 // aDoor is one of the doors of the Gateway.
