@@ -36,7 +36,11 @@ func (h *house) furnish(gateway, options route.Options, grants []route.Grant, ru
 		}
 	}
 	table, _ := route.Compile(at)
-	h.change(func(s *State) { s.Routes, s.Grants = table, grants })
+	usable := route.Facts{Backend: func(route.Ref, uint16) route.Backing { return route.Usable }}
+	h.change(func(s *State) {
+		s.Routes = table
+		s.Resolve = func(r *route.HTTPRoute, b *route.Backend) route.Refusal { return route.ResolveBackend(r, b, grants, usable) }
+	})
 }
 
 func named(name string) func(*route.Rule) { return func(r *route.Rule) { r.Name = name } }
@@ -193,7 +197,7 @@ func TestSecDoorStreamsEnd(t *testing.T) {
 		t.Error("a tunnel goes on without its grant")
 	}
 	h.a.record(func(r *audit.Record) bool {
-		return r.CloseReason == cutGrant && r.Decision == audit.Deny && r.Reason == "bad_backend"
+		return r.CloseReason == cutRoute && r.Decision == audit.Deny && r.Reason == "bad_backend"
 	})
 }
 
