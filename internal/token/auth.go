@@ -136,6 +136,9 @@ func svid(q *request, id string) proof {
 		id = peer // a string of its own: the form's would keep the whole form in records
 	}
 	c := q.world.Directory.ClientFor(id, peer)
+	if c == nil && id == peer {
+		c = q.world.gatewayClient(peer, q.peer.Namespace)
+	}
 	switch {
 	case c == nil:
 		p.detail = detailUnknown

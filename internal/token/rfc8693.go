@@ -40,13 +40,16 @@ const leastSkew = 10 * time.Second
 // to whom it does not belong.
 func (s *Service) exchange(ctx context.Context, c *caller, f *form, rec *audit.Record) (*answer, *fault) {
 	rec.Grant = "token-exchange"
+	if to := c.gateway(); to != nil {
+		return s.edge(ctx, c, to, f, rec)
+	}
 	if !c.client.May(grant.GrantTokenExchange) {
 		return nil, refuse(codeUnauth, textGrant)
 	}
-	if fault := checkTypes(f); fault != nil { // 1
+	if fault := checkTypes(f, false); fault != nil { // 1
 		return nil, fault
 	}
-	i, subject, fault := s.subjectOf(c, f) // 2, 3, 11
+	i, subject, fault := s.subjectOf(c, f, nil) // 2, 3, 11
 	if fault != nil {
 		return nil, fault
 	}
@@ -73,12 +76,12 @@ func (s *Service) exchange(ctx context.Context, c *caller, f *form, rec *audit.R
 }
 
 // checkTypes is step 1: the parameters are there, in pairs, and of types that are exchanged.
-func checkTypes(f *form) *fault {
+func checkTypes(f *form, gateway bool) *fault {
 	subject, actor := f.One("subject_token_type"), f.One("actor_token_type")
 	switch {
 	case subject == "" || f.One("subject_token") == "" || (actor == "") != (f.One("actor_token") == ""):
 		return refuse(codeRequest, textMalformed)
-	case subject != typeAccess && subject != typeJWT,
+	case subject != typeAccess && subject != typeJWT && !(gateway && subject == typeAPIKey),
 		actor != "" && actor != typeAccess,
 		!slices.Contains([]string{"", typeAccess, typeJWT}, f.One("requested_token_type")):
 		return refuse(codeRequest, textTokenType)
@@ -88,11 +91,12 @@ func checkTypes(f *form) *fault {
 
 // subjectOf validates the subject token by what its declared type demands, asks whether this
 // client may present it, and begins the new token with what it carries (steps 2, 3 and 11).
-// Its actors and scopes are still those of the subject token.
-func (s *Service) subjectOf(c *caller, f *form) (*issue, *jose.Token, *fault) {
+// Its actors and scopes are still those of the subject token. edge is what the routes of a Gateway
+// lead to: it presents what its callers show it.
+func (s *Service) subjectOf(c *caller, f *form, edge Gateway) (*issue, *jose.Token, *fault) {
 	raw := f.One("subject_token")
 	if f.One("subject_token_type") == typeJWT {
-		return s.foreignSubject(c, raw)
+		return s.foreignSubject(c, raw, edge != nil)
 	}
 	t, reason := s.own(c, raw)
 	if reason == "" {
@@ -101,7 +105,7 @@ func (s *Service) subjectOf(c *caller, f *form) (*issue, *jose.Token, *fault) {
 	switch {
 	case reason != "":
 		return nil, nil, refuse(codeRequest, textSubject).because("", string(reason))
-	case !isAudience(c, t) && !holds(c, t):
+	case !isAudience(c, t) && !holds(c, t) && !edge.leads(t.Audience()):
 		return nil, nil, refuse(codeRequest, textSubject).because("presenter", "")
 	case len(t.Ancestors()) >= maxAncestors:
 		return nil, nil, refuse(codeRequest, textDepth).because("chain_depth", "")
@@ -251,7 +255,7 @@ func (s *Service) mayAct(value any, c *caller, shown *jose.Token) bool {
 }
 
 // foreignSubject is steps 2, 3 and 11 for a token of a TrustedIssuer with use subject.
-func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *fault) {
+func (s *Service) foreignSubject(c *caller, raw string, gateway bool) (*issue, *jose.Token, *fault) {
 	no := func(reason jose.Reason) (*issue, *jose.Token, *fault) {
 		return nil, nil, refuse(codeRequest, textSubject).because("", string(reason))
 	}
@@ -290,7 +294,7 @@ func (s *Service) foreignSubject(c *caller, raw string) (*issue, *jose.Token, *f
 	if reason := s.revoked(foreign{t, i}); reason != "" {
 		return no(reason)
 	}
-	if !slices.ContainsFunc(t.Audience(), func(aud string) bool { return slices.Contains(issuer.Audiences, aud) && c.receives(aud) }) {
+	if !gateway && !slices.ContainsFunc(t.Audience(), func(aud string) bool { return slices.Contains(issuer.Audiences, aud) && c.receives(aud) }) {
 		return nil, nil, refuse(codeRequest, textSubject).because("presenter", "")
 	}
 	return i, t, nil

@@ -42,9 +42,11 @@ type issue struct {
 	// Of exchanges; empty members are left out.
 	rti, sid, oat, ocid, oiss, osub string
 	anc                             []string // nearest first
+	own                             string   // of an API key: whose it is
 	parent                          string   // jti of the subject token, for the record
 	// rootSelf makes the token its own root: rti is its jti (an external subject without jti).
 	rootSelf bool
+	edge     bool // for a Gateway: a short life, bound to its identity whatever its record says
 }
 
 // answer is a token response (RFC 6749, section 5.1; RFC 8693, section 2.2.1).
@@ -76,6 +78,7 @@ type claims struct {
 	OCID   string         `json:"ocid,omitempty"`
 	Oiss   string         `json:"oiss,omitempty"`
 	Osub   string         `json:"osub,omitempty"`
+	Own    string         `json:"own,omitempty"`
 
 	kid    string   // of the key that will sign
 	actors []string // act as a list
@@ -119,13 +122,13 @@ func (s *Service) mint(ctx context.Context, c *caller, i *issue, rec *audit.Reco
 	if signer == nil {
 		return nil, unstored().because("", "no active key")
 	}
-	bound, until, f := bind(c, i.target)
+	bound, until, f := bind(c, i)
 	if f != nil {
 		return nil, f
 	}
 	now := c.now.Unix()
 	exp := expiry(c, i, until)
-	if exp-now < leastTTL {
+	if least := i.least(); exp-now < least {
 		if i.until.IsZero() {
 			return nil, refuse(codeRequest, textProof).because("", "lifetime")
 		}
@@ -134,7 +137,7 @@ func (s *Service) mint(ctx context.Context, c *caller, i *issue, rec *audit.Reco
 	own := &claims{
 		Iss: s.o.Issuer, Sub: i.subject, Aud: i.target.Canonical, Exp: exp, Iat: max(now, i.issued), JTI: newJTI(),
 		Client: c.client.ClientID, Scope: strings.Join(i.scopes, " "), Cnf: bound, MayAct: i.mayAct,
-		SID: i.sid, RTI: i.rti, Anc: i.anc, Oat: i.oat, OCID: i.ocid, Oiss: i.oiss, Osub: i.osub,
+		SID: i.sid, RTI: i.rti, Anc: i.anc, Oat: i.oat, OCID: i.ocid, Oiss: i.oiss, Osub: i.osub, Own: i.own,
 		kid: signer.Key().ID(), actors: i.actors,
 	}
 	if i.rootSelf {
@@ -196,8 +199,11 @@ func (s *Service) unissued(ctx context.Context, rec *audit.Record, i *issue) {
 }
 
 // bind is what the token is bound to (tokens.md 9.1), and when that ends.
-func bind(c *caller, target grant.Resolved) (*confirmation, time.Time, *fault) {
-	b, err := c.world.Directory.Binding(c.client, target)
+func bind(c *caller, i *issue) (*confirmation, time.Time, *fault) {
+	if i.edge && c.peer != nil {
+		return &confirmation{SPIFFE: c.peer.ID.String()}, time.Time{}, nil
+	}
+	b, err := c.world.Directory.Binding(c.client, i.target)
 	if err != nil {
 		return nil, time.Time{}, refused(err)
 	}
@@ -221,6 +227,9 @@ func expiry(c *caller, i *issue, bound time.Time) int64 {
 	if r := i.target.Record; r != nil && r.TTLCap > 0 {
 		ttl = min(ttl, r.TTLCap)
 	}
+	if i.edge {
+		ttl = min(ttl, edgeTTL)
+	}
 	exp := c.now.Unix() + int64(min(ttl, maxTTL)/time.Second)
 	for _, end := range [...]time.Time{i.until, bound} {
 		if !end.IsZero() {
@@ -228,6 +237,14 @@ func expiry(c *caller, i *issue, bound time.Time) int64 {
 		}
 	}
 	return exp
+}
+
+// least is the shortest life in seconds that is worth a token.
+func (i *issue) least() int64 {
+	if i.edge {
+		return edgeLeast
+	}
+	return leastTTL
 }
 
 // othersOf are the claims beside those of 8.1: the static ones of the client, and what the
@@ -262,7 +279,7 @@ func (s *Service) clearIat(t *claims, i *issue) *fault {
 	if !s.o.Revoked.Ready() { // minting needs no store: verifiers judge by their own copies
 		return nil
 	}
-	anew := i.parent == "" && i.oiss == ""
+	anew := i.parent == "" && i.oiss == "" && i.oat != originKey
 	for last := t.Iat + iatAhead; ; {
 		e, revoked := s.o.Revoked.Revoked((*subject)(t))
 		switch {

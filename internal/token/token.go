@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/identity"
@@ -77,6 +78,10 @@ type World struct {
 	// an owner of, the first or not, and those its entry names. It receives the tokens for them
 	// (tokens.md 6), so it may present and introspect these. One left out knows its own ID alone.
 	Services map[string][]string
+	// Gateway is what the routes of the Gateway with that SPIFFE ID lead to; nil: it is none. A nil func knows none.
+	Gateway func(id string) Gateway
+	// APIKeys are the keys that Gateways take; nil: none.
+	APIKeys *apikey.Set
 	// Allow asks the policies of namespace countersign about a request of a proven peer.
 	Allow func(peer identity.Peer, r *http.Request) policy.Verdict
 }
