@@ -105,7 +105,10 @@ func (r *Rules) identify(q *Request, out *Outcome) *Refusal {
 		no := r.ambiguous
 		return &no
 	}
-	out.Token, out.Own = chosen.token, n.own
+	out.Token, out.Raw, out.Own = chosen.token, raw, n.own
+	out.Kept = n.forward && slices.ContainsFunc(list, func(f found) bool {
+		return f.place.name == authorization && f.raw == raw && slices.Contains(f.place.rules, chosen.rule)
+	})
 	r.effects(q, out, chosen.rule, list)
 	return nil
 }
@@ -226,6 +229,9 @@ func asError(err error, otherwise jose.Reason) *jose.Error {
 
 // holds is what is asked of a verified token on every request, whatever is kept of it.
 func (r *Rules) holds(q *Request, n *rule, t *jose.Token) *jose.Error {
+	if n.byRoute && !r.reaches(q, n, t) {
+		return &jose.Error{Reason: jose.Aud, Text: "the token is for no service that this request may go to"}
+	}
 	if !n.own {
 		return nil
 	}
@@ -245,6 +251,17 @@ func (r *Rules) holds(q *Request, n *rule, t *jose.Token) *jose.Error {
 		return asError(err, jose.Binding)
 	}
 	return nil
+}
+
+// reaches reports whether a token is for a service that the request may go to, or for the Gateway itself.
+func (r *Rules) reaches(q *Request, n *rule, t *jose.Token) bool {
+	if n.trusted != nil && len(n.trusted.Audiences) > 0 {
+		accepted := r.directory.Accepts(n.trusted, r.id, q.Reached)
+		return slices.ContainsFunc(t.Audience(), func(a string) bool { return slices.Contains(accepted, a) })
+	}
+	return slices.ContainsFunc(t.Audience(), func(a string) bool {
+		return a == r.id || slices.ContainsFunc(q.Reached, func(s string) bool { return r.directory != nil && r.directory.ServiceAudience(s) == a })
+	})
 }
 
 // allowsBearer reports whether the record of the token's audience takes tokens without binding.

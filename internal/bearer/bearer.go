@@ -60,6 +60,7 @@ type Request struct {
 	Scheme    string // of the connection, for the realm
 	Header    http.Header
 	Presenter jose.Presenter
+	Reached   []string        // at a Gateway: the services that it may go to, "ns/name"
 	Cache     *jose.Cache     // nil: nothing is kept
 	Revoked   *revocation.Log // nil is a log that never came
 }
@@ -67,6 +68,8 @@ type Request struct {
 // Outcome is the answer for one request.
 type Outcome struct {
 	Token    *jose.Token // nil: no identity
+	Raw      string      // its text, for who exchanges it
+	Kept     bool        // it goes on in Authorization, where its rule found it
 	Own      bool        // it, or the one in Refused, is of our own issuer
 	Query    string      // what is left of it for policy
 	HasQuery bool

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,15 @@ func (b *Book) OwnKeys() []string {
 		out = append(out, k.ID())
 	}
 	return out
+}
+
+// Exchanges reports whether the token service takes tokens of an issuer as subjects.
+func (b *Book) Exchanges(issuer string) bool {
+	if b == nil || b.facts.Directory == nil {
+		return false
+	}
+	i := b.facts.Directory.Issuer(issuer)
+	return i != nil && slices.Contains(i.Uses, grant.UseSubject)
 }
 
 func keysOf(set *jose.Set) keys {

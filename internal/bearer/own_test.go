@@ -167,6 +167,7 @@ func TestG10a(t *testing.T) {
 	}
 	door := w.book.For(Workload{ID: orders, Service: "shop/orders", Services: []string{"shop/orders"}, Gateway: true})
 	q = w.get("/", bearer(token()))
+	q.Reached = []string{"shop/orders"}
 	out = door.Authenticate(q)
 	accepted(t, out)
 	if !gone(q, out, "Authorization") {

@@ -30,6 +30,7 @@ type Rules struct {
 
 	metadata map[string][]byte // by host and path of the resource (RFC 9728)
 
+	id        string // of the workload
 	issuer    string // our own
 	nobody    string // who shows tokens without being proven: all of them at this workload
 	directory *grant.Directory
@@ -47,8 +48,10 @@ type Rules struct {
 type rule struct {
 	issuer  string
 	check   *jose.Check
-	own     bool      // our own issuer's: bound and revoked are asked of every request
-	builtIn bool      // 401 for all faults, and the token goes on to the program
+	own     bool // our own issuer's: bound and revoked are asked of every request
+	builtIn bool // 401 for all faults, and the token goes on to the program
+	byRoute bool // of a Gateway: the audience is asked of every request, by where it may go
+	trusted *grant.Issuer
 	source  *Source   // where a server gets its keys; nil: they are given
 	until   time.Time // end of keys that a server got
 	forward bool
@@ -67,7 +70,7 @@ func (b *Book) For(w Workload) *Rules {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := &Rules{
-		issuer: b.facts.Issuer, nobody: "at " + w.ID, directory: b.facts.Directory, failures: b.failures,
+		id: w.ID, issuer: b.facts.Issuer, nobody: "at " + w.ID, directory: b.facts.Directory, failures: b.failures,
 	}
 	for i := range w.Rules {
 		r.attach(b.attached(&w.Rules[i]), &w.Rules[i])
@@ -109,6 +112,9 @@ func (b *Book) trusted(i *grant.Issuer, w Workload) rule {
 	if len(c.Audiences) == 0 {
 		c.Audiences = []string{} // not nil, which would not ask at all
 	}
+	if w.Gateway {
+		c.Audiences = nil
+	}
 	var rsa []jose.Alg
 	for _, name := range i.Algs {
 		c.Algs = append(c.Algs, jose.Alg(name))
@@ -117,7 +123,7 @@ func (b *Book) trusted(i *grant.Issuer, w Workload) rule {
 		}
 	}
 	t := b.foreignRule(c, i.JWKS, rsa, Source{Issuer: i.Issuer, URI: i.JWKSURI})
-	t.builtIn, t.forward = true, !w.Gateway
+	t.builtIn, t.forward, t.byRoute, t.trusted = true, !w.Gateway, w.Gateway, i
 	return t
 }
 
@@ -203,8 +209,11 @@ func (r *Rules) builtIn(b *Book, w Workload) {
 		r.rules = append(r.rules, n)
 	}
 	if r.issuer != "" && !named(r.issuer) {
-		c := jose.Check{Profile: jose.Own, Issuer: r.issuer, Audiences: r.audiences(w), TrustDomain: b.facts.TrustDomain}
-		add(rule{issuer: r.issuer, own: true, builtIn: true, forward: !w.Gateway, check: b.ownCheck(c)})
+		c := jose.Check{Profile: jose.Own, Issuer: r.issuer, TrustDomain: b.facts.TrustDomain}
+		if !w.Gateway {
+			c.Audiences = r.audiences(w)
+		}
+		add(rule{issuer: r.issuer, own: true, builtIn: true, forward: !w.Gateway, byRoute: w.Gateway, check: b.ownCheck(c)})
 	}
 	for i := range b.issuers {
 		if t := &b.issuers[i]; slices.Contains(t.Uses, grant.UseRequest) && t.Issuer != r.issuer && !named(t.Issuer) {

@@ -30,12 +30,17 @@ func (e Exchange) Edge() (scopes []string, err error) {
 // are named as in every object of its namespace; none are named: its routes say what it is for.
 func (d *Directory) ForKey(ns string, audiences, scopes []string, canonical string) ([]string, bool) {
 	named := slices.ContainsFunc(audiences, func(a string) bool { found, ok := d.find(a, ns); return ok && found == canonical })
-	if len(audiences) > 0 && !named {
-		return nil, false
-	}
-	if d.namespaceOf(canonical) == ns {
-		return scopes, true
-	}
 	record := d.records[canonical]
-	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return record == nil || !record.grants(ns, s) }), true
+	switch {
+	case len(audiences) > 0 && !named:
+		return nil, false
+	case d.namespaceOf(canonical) == ns:
+		return scopes, true
+	case record == nil || !slices.ContainsFunc(record.GrantTo, func(g GrantTo) bool { return g.Namespace == ns }):
+		return nil, len(audiences) == 0 // who leads a route there answers for it, but nobody granted a scope
+	}
+	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return !record.grants(ns, s) }), true
 }
+
+// ServiceAudience is the audience of a service, "ns/name"; empty: there is no such service.
+func (d *Directory) ServiceAudience(service string) string { return d.services[service] }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 
 	"countersign.dev/internal/attest"
 	"countersign.dev/internal/entry"
+	"countersign.dev/internal/grant"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/identity/identitytest"
 	"countersign.dev/internal/jose"
@@ -94,15 +96,20 @@ func newTokenService(t *testing.T) *tokenService {
 }
 
 func (s *tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := r.ParseForm(); err != nil || r.Method != "POST" || r.URL.Path != "/oauth2/token" || r.PostForm.Get("grant_type") != "client_credentials" {
+	if err := r.ParseForm(); err != nil || r.Method != "POST" || r.URL.Path != "/oauth2/token" || !slices.Contains([]string{"client_credentials", grant.GrantTokenExchange}, r.PostForm.Get("grant_type")) {
 		w.WriteHeader(http.StatusTeapot)
 		return
 	}
 	s.mu.Lock()
 	s.asked = append(s.asked, fmt.Sprintf("%s as %s for %s [%s]", r.PostForm.Get("client_id"), r.TLS.PeerCertificates[0].URIs[0], r.PostForm.Get("audience"), r.PostForm.Get("scope")))
 	status, body, held := s.status, s.body, s.held
+	life := 300
+	if subject := r.PostForm.Get("subject_token"); subject != "" {
+		s.asked[len(s.asked)-1] += " of " + r.PostForm.Get("subject_token_type") + " " + subject
+		life = 60
+	}
 	if status == 0 {
-		status, body = 200, fmt.Sprintf(`{"access_token":"token-%d","expires_in":300,"token_type":"Bearer"}`, len(s.asked))
+		status, body = 200, fmt.Sprintf(`{"access_token":"token-%d","expires_in":%d,"token_type":"Bearer"}`, len(s.asked), life)
 	}
 	each := s.each
 	s.mu.Unlock()
@@ -203,7 +210,7 @@ func newCaller(t *testing.T, dir *os.Root, ca *identitytest.Authority) *caller {
 		t.Fatal(err)
 	}
 	c.n.snap.Store(&held{Node: &snapshot.Node{}, trust: ca.Trust(), index: entry.NewIndex(nil)})
-	c.n.tokens.life = t.Context()
+	c.n.tokens.life, c.n.edge.life = t.Context(), t.Context()
 	leaf := ca.Leaf(t, shopWeb, func(x *x509.Certificate) { x.NotAfter = bubbleStart.Add(6 * 24 * time.Hour) })
 	c.run = &proxy.Run{ID: spiffeid.RequireFromString(shopWeb), Certificate: func() *proxy.SVID {
 		if c.gen == 0 {
@@ -216,6 +223,8 @@ func newCaller(t *testing.T, dir *os.Root, ca *identitytest.Authority) *caller {
 
 func (c *caller) end() {
 	c.n.tokens.working.Wait()
+	c.n.edge.working.Wait()
+	c.n.edge.hangUp()
 	ended, cancel := context.WithCancel(c.t.Context())
 	cancel()
 	c.n.client.Run(ended) // which ends what it holds

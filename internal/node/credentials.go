@@ -25,20 +25,38 @@ const (
 	maxSaid      = 64 // bytes of each of the two texts of an OAuth error
 )
 
-// clientCredentials asks the token service, as the workload itself (tokens.md 7.1). Its errors
-// are *proxy.NoToken.
+// clientCredentials asks the token service, as the workload itself (tokens.md 7.1), on a connection of its own. Its
+// errors are *proxy.NoToken.
 func (n *Node) clientCredentials(ctx context.Context, id string, svid *tls.Certificate, a proxy.Attach) (string, time.Duration, error) {
-	status, body, err := n.askForToken(ctx, id, svid, a)
+	conn, err := n.dialTokenService(ctx, svid)
+	if err != nil {
+		return "", 0, unreached(err)
+	}
+	defer conn.NetConn().Close()
+	tr := &http.Transport{
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		DisableKeepAlives: true,
+	}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "audience": {a.Audience}}
+	if len(a.Scopes) > 0 {
+		form.Set("scope", strings.Join(a.Scopes, " "))
+	}
+	status, body, err := postForm(ctx, tr, form)
 	if err != nil {
 		return "", 0, err
 	}
+	return tokenOf(status, body)
+}
+
+// tokenOf reads an answer of the token endpoint. Its errors are *proxy.NoToken.
+func tokenOf(status int, body []byte) (string, time.Duration, error) {
 	var got struct {
 		Token   string `json:"access_token"`
 		Expires int64  `json:"expires_in"`
 		Error   string `json:"error"`
 		Text    string `json:"error_description"`
 	}
-	err = json.Unmarshal(body, &got)
+	err := json.Unmarshal(body, &got)
 	switch {
 	case status != http.StatusOK:
 		return "", 0, &proxy.NoToken{Detail: said(status, got.Error, got.Text)}
@@ -48,11 +66,11 @@ func (n *Node) clientCredentials(ctx context.Context, id string, svid *tls.Certi
 	return got.Token, time.Duration(got.Expires) * time.Second, nil
 }
 
-// askForToken is one request on a connection of its own.
-func (n *Node) askForToken(ctx context.Context, id string, svid *tls.Certificate, a proxy.Attach) (status int, body []byte, err error) {
+// dialTokenService connects to it as the holder of an SVID.
+func (n *Node) dialTokenService(ctx context.Context, svid *tls.Certificate) (*tls.Conn, error) {
 	inst := n.tokenService()
 	if inst == nil {
-		return 0, nil, &proxy.NoToken{Detail: "no token service in the mesh"}
+		return nil, &proxy.NoToken{Detail: "no token service in the mesh"}
 	}
 	cfg := identity.ClientConfig(identity.Side{
 		Own: func(string) (*tls.Certificate, error) { return svid, nil }, Trust: n.trust, Now: time.Now,
@@ -61,21 +79,18 @@ func (n *Node) askForToken(ctx context.Context, id string, svid *tls.Certificate
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", inst.Address)
 	if err != nil {
-		return 0, nil, unreached(err)
+		return nil, err
 	}
-	defer raw.Close()
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return 0, nil, unreached(err)
+		_ = raw.Close()
+		return nil, err
 	}
-	tr := &http.Transport{
-		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
-		DisableKeepAlives: true,
-	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "audience": {a.Audience}}
-	if len(a.Scopes) > 0 {
-		form.Set("scope", strings.Join(a.Scopes, " "))
-	}
+	return conn, nil
+}
+
+// postForm is one request to the token endpoint. Its errors are *proxy.NoToken.
+func postForm(ctx context.Context, tr *http.Transport, form url.Values) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://tokens."+identity.ReservedNamespace+"/oauth2/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, nil, unreached(err)
@@ -102,6 +117,9 @@ func (n *Node) tokenService() *snapshot.Instance {
 }
 
 func unreached(err error) error {
+	if why, ok := errors.AsType[*proxy.NoToken](err); ok {
+		return why
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &proxy.NoToken{Detail: "the token service does not answer in time", Err: err}
 	}

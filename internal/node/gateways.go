@@ -110,7 +110,7 @@ func (g *gateways) run(ctx context.Context) error {
 
 func (g *gateways) settle(ctx context.Context) {
 	h := g.n.snap.Load()
-	wanted := wantedDoors(h.Edge)
+	wanted := wantedDoors(h.Edge, h.knows)
 	g.here = g.sites(h, wanted)
 	for key, at := range g.open {
 		e, known := g.n.entry(key.gateway.String())
@@ -200,6 +200,7 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 		d := proxy.Door{Listener: l, Port: key.port}
 		if key.tls {
 			d.Certificate = func(listener string) *tls.Certificate { return g.certificate(key.gateway, listener) }
+			d.Callers = func() *proxy.Callers { return g.callers(key.gateway, key.port) }
 		}
 		cfg.Doors = append(cfg.Doors, d)
 	}
@@ -305,8 +306,8 @@ func (g *gateways) swapped(name string) {
 }
 
 // wantedDoors are the ports of the listeners that could serve, if only they were open.
-func wantedDoors(o route.Objects) map[doorKey]bool {
-	open := route.Facts{Gateways: map[route.Name]route.GatewayFacts{}}
+func wantedDoors(o route.Objects, known func(trustDomain string) bool) map[doorKey]bool {
+	open := route.Facts{Gateways: map[route.Name]route.GatewayFacts{}, TrustDomain: known}
 	for _, g := range o.Ours() {
 		ports := map[uint16]string{}
 		for i := range g.Listeners {

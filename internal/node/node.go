@@ -92,6 +92,7 @@ type Node struct {
 	svids     *svids
 	revoked   *revocation.Log // tokens
 	tokens    *attachedTokens
+	edge      *edgeTokens
 	gateways  *gateways
 	misses    misses
 	clockSaid atomic.Int64 // when it was last said that the clock is off, Unix ns
@@ -139,7 +140,7 @@ func New(o Options) (*Node, error) {
 	n := &Node{o: o, td: td, id: id, runs: map[string]*run{}, gone: []string{""}, changed: make(chan struct{}), first: make(chan struct{}), started: time.Now()}
 	n.svids, n.gateways = newSVIDs(n), newGateways(n)
 	n.revoked, n.misses.at = revocation.NewLog(), map[bearer.Source]time.Time{}
-	n.tokens = &attachedTokens{n: n, by: map[attachKey]*attachedToken{}}
+	n.tokens, n.edge = newAttachedTokens(n), newEdgeTokens(n)
 	n.client, err = control.NewClient(control.ClientOptions{
 		Dial: o.Dial, Node: o.Name, TrustDomain: td.Name(), Log: o.Log,
 		Side:  identity.Side{Own: n.certificate, Trust: n.trust, Now: time.Now},
@@ -158,7 +159,7 @@ func New(o Options) (*Node, error) {
 	n.proxy = proxy.New(proxy.Options{
 		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
 		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get, Rejected: n.tokens.rejected,
-		Strangers: strangers(), Egress: o.Egress, OwnPorts: o.OwnPorts,
+		Exchange: n.edge.get, Strangers: strangers(), Egress: o.Egress, OwnPorts: o.OwnPorts,
 	})
 	return n, nil
 }
@@ -187,8 +188,10 @@ func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	defer n.svids.working.Wait()
-	n.tokens.life = ctx
+	n.tokens.life, n.edge.life = ctx, ctx
 	defer n.tokens.working.Wait()
+	defer n.edge.hangUp()
+	defer n.edge.working.Wait()
 	touch, leave := context.WithCancel(context.WithoutCancel(ctx)) // the last words of runs still reach the server
 	defer leave()
 	g.Go(func() error { return ended(ctx, n.recorder.Run(ctx)) })
@@ -347,6 +350,13 @@ func (n *Node) apply(s *snapshot.Node) error {
 	n.snap.Store(h)
 	if !reflect.DeepEqual(before.Attach, s.Attach) || !reflect.DeepEqual(before.Audiences, s.Audiences) || withdrawn(before.book, h.book) {
 		n.tokens.forget() // before a call is decided anew: it carries a token of now
+		n.edge.forget()
+	}
+	if before.Mesh.PolicyRevision != s.Mesh.PolicyRevision { // what is kept by it nobody asks for any more
+		n.edge.forget()
+	}
+	if !reflect.DeepEqual(before.Bundles, s.Bundles) {
+		n.edge.hangUp()
 	}
 	n.proxy.Update(state)
 	n.svids.keepOnly(s.Entries)

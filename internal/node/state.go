@@ -43,7 +43,7 @@ func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.Sta
 		Tokens: book, Attach: map[proxy.AttachKey]proxy.Attach{},
 	}
 	for _, svc := range s.Services {
-		p := &proxy.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: svc.Owners}
+		p := &proxy.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: svc.Owners, Audience: svc.Audience}
 		for _, port := range svc.Ports {
 			p.Ports = append(p.Ports, proxy.ServicePort{Number: port.Number, Target: port.Target, Protocol: port.Protocol})
 		}

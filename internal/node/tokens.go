@@ -70,6 +70,7 @@ func (n *Node) revokedTokens(all bool, entries []revocation.Entry, at time.Time)
 	}
 	if err != nil || len(entries) > 0 {
 		n.tokens.forget()
+		n.edge.forget()
 	}
 	if err != nil { // what cannot be read may name any token: none of ours counts until it is sent anew
 		n.proxy.Revoked()

@@ -217,6 +217,10 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	}
 	switch rec.Layer + "/" + rec.Reason {
 	case "tls/no_client_cert":
+		if n.destination(rec.DstID).Gateway {
+			add("no client certificate, and this port of the Gateway takes nobody without an SVID (spec.tls.frontend)")
+			break
+		}
 		add("no client certificate: the caller is not in the mesh")
 		hint = n.inMesh(to)
 	case "tls/expired":
@@ -288,6 +292,7 @@ var tokenReasons = map[string]string{
 	"dup": "a name twice", "utf8": "text that is no UTF-8", "depth": "nested too deep", "sig": "its signature", "iss": "its issuer",
 	"aud": "audience", "exp": "its end", "nbf": "its beginning", "iat": "its issue", "lifetime": "its life", "claims": "its claims",
 	"revoked": "revoked", "binding": "binding", "stale": "revocations", "missing": "no token", "multiple": "more than one token",
+	"exchange": "the token service gives no token for it",
 }
 
 // explainToken says which check a token failed. The token itself is kept nowhere.

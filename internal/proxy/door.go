@@ -26,6 +26,7 @@ type Door struct {
 	Port     uint16 // of the Gateway's listeners; the routes know it
 	// Certificate is what the listener of that name shows, nil: nothing, and the handshake fails. A nil func: plain HTTP.
 	Certificate func(listener string) *tls.Certificate
+	Callers     func() *Callers // how TLS asks for SVIDs now; a nil func, or nil: not at all
 }
 
 // door is a Door being served. A Gateway is a run without a program.
@@ -85,13 +86,20 @@ func (d *door) greet(ctx context.Context, l *link, under *socket) {
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
 		GetConfigForClient: d.config, Time: d.run.p.now,
 	})
-	if conn.HandshakeContext(ctx) != nil {
+	err := conn.HandshakeContext(ctx)
+	cs := conn.ConnectionState()
+	if err != nil || !d.settle(l, &cs) {
+		d.turnedAway(l, err)
 		d.run.open.remove(l)
 		_ = under.Close()
 		return
 	}
-	cs := conn.ConnectionState()
 	l.front = &cs
+	l.greeted.Store(true)
+	if l.recheck(d.run.p.view.Load()); l.gone.Load() { // what a door asks may have changed meanwhile
+		d.run.open.remove(l)
+		return
+	}
 	if cs.NegotiatedProtocol == "h2" {
 		d.run.front.give(conn, l) // net/http knows HTTP/2 by the bare *tls.Conn
 		return
@@ -114,6 +122,7 @@ func (d *door) config(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			c.Certificates = []tls.Certificate{*cert}
 		}
 	}
+	d.ask(c)
 	return c, nil
 }
 
@@ -152,7 +161,12 @@ func (x *exchange) stranger() *refused {
 	delete(x.r.Header, "Traceparent")
 	x.span = newSpan(x.r.Header)
 	x.rec.Trace, x.rec.Span, x.rec.Parent = x.span.trace, x.span.id, x.span.parent
-	if x.p.drained.Load() {
+	switch {
+	case x.link.gone.Load():
+		panic(http.ErrAbortHandler)
+	case x.link.ended(x.now):
+		return refuseExpired
+	case x.p.drained.Load():
 		return refuseDraining
 	}
 	return nil
@@ -294,6 +308,9 @@ func (x *exchange) aim() *refused {
 	x.backend = b
 	x.rec.Service = x.place.text
 	x.limitTime(&hit.Rule.Timeouts)
+	if no := x.edgeToken(); no != nil {
+		return no
+	}
 	return x.change(hit.Effects(at))
 }
 

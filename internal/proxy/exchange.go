@@ -59,6 +59,7 @@ type exchange struct {
 
 	// At a Gateway.
 	entry   entry
+	shown   Credential // what was taken for the identity, to be exchanged; never recorded
 	hit     route.Hit
 	backend *route.Backend     // nil: none was chosen
 	effects *route.Effects     // nil: none were chosen

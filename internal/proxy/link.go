@@ -52,12 +52,13 @@ type link struct {
 	tcp *net.TCPConn
 	via *place // inside a CONNECT tunnel: where it leads
 
-	proven atomic.Bool // outbound: the caller is the run's
-	timed  atomic.Bool // a write deadline was left on it
-	active atomic.Int32
-	bound  atomic.Pointer[binding]
-	apps   atomic.Pointer[upstream]
-	gone   atomic.Bool
+	greeted atomic.Bool // at a door: the handshake is done
+	proven  atomic.Bool // outbound: the caller is the run's
+	timed   atomic.Bool // a write deadline was left on it
+	active  atomic.Int32
+	bound   atomic.Pointer[binding]
+	apps    atomic.Pointer[upstream]
+	gone    atomic.Bool
 }
 
 // binding is the policy of one connection under one view.
@@ -162,7 +163,7 @@ func (l *link) ended(now time.Time) bool {
 // retiring reports that the SVID this connection was made with was renewed long enough ago
 // that a caller who does not retire by itself is asked to (dataplane.md 12.3).
 func (l *link) retiring(now time.Time) bool {
-	if l.state == nil {
+	if l.state == nil || l.door != nil { // a door's connections have an age of their own
 		return false
 	}
 	own := l.run.Certificate()
@@ -177,7 +178,11 @@ func (l *link) retiring(now time.Time) bool {
 // STRICT, a peer whose authority has gone.
 func (l *link) recheck(v *view) {
 	switch {
-	case l.tcp != nil, l.door != nil: // nothing was proven to us
+	case l.tcp != nil: // nothing was proven to us
+	case l.door != nil:
+		if l.greeted.Load() && !l.admits(v) {
+			l.close()
+		}
 	case l.state == nil:
 		if l.run.policy(v).Mode(l.port) == policy.Strict {
 			l.close()

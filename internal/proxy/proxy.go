@@ -71,6 +71,9 @@ type Options struct {
 	Attach func(context.Context, *Run, Attach) (string, error)
 	// Rejected hears that the destination answered 401 to a token of Attach; never blocks. May be nil.
 	Rejected func(r *Run, a Attach, token string)
+	// Exchange gets the edge token for what a caller of a Gateway showed; nil: there is none, and such requests fail.
+	// Its errors are as those of Attach.
+	Exchange func(context.Context, *Run, EdgeCall) (string, error)
 	// Strangers is the most connections at the doors of Gateways; 0: 10,000.
 	Strangers int
 	// Egress lists what Gateways may dial of what is otherwise never dialled; OwnPorts are those of this process.
@@ -91,6 +94,7 @@ type Proxy struct {
 	missed       func(bearer.Source)
 	pseudonymKey func() []byte
 	attach       func(context.Context, *Run, Attach) (string, error)
+	exchange     func(context.Context, *Run, EdgeCall) (string, error)
 	rejected     func(*Run, Attach, string)
 
 	view    atomic.Pointer[view]
@@ -114,7 +118,7 @@ func New(o Options) *Proxy {
 	p := &Proxy{
 		rec: o.Recorder, metrics: o.Metrics, log: o.Log, now: o.Now, runs: map[string]*run{},
 		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey,
-		attach: o.Attach, rejected: o.Rejected, crowd: crowd{most: o.Strangers},
+		attach: o.Attach, exchange: o.Exchange, rejected: o.Rejected, crowd: crowd{most: o.Strangers},
 		egress: o.Egress, ownPorts: o.OwnPorts,
 	}
 	if p.revoked == nil {
@@ -125,6 +129,9 @@ func New(o Options) *Proxy {
 	}
 	if p.attach == nil {
 		p.attach = func(context.Context, *Run, Attach) (string, error) { return "", &NoToken{Detail: "no token service"} }
+	}
+	if p.exchange == nil {
+		p.exchange = func(context.Context, *Run, EdgeCall) (string, error) { return "", &NoToken{Detail: "no token service"} }
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)

@@ -53,6 +53,7 @@ type Service struct {
 	Namespace, Name string
 	Ports           []ServicePort // the first is the one that needs no port in a server name
 	Owners          []string      // SPIFFE IDs
+	Audience        string        // of tokens for it
 	Instances       []Instance
 }
 

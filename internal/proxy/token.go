@@ -32,6 +32,9 @@ func (x *exchange) requestIdentity() *refused {
 		Query: x.ask.Query, HasQuery: x.ask.HasQuery,
 		Header: r.Header, Presenter: x.link.presenter(), Cache: x.p.tokens, Revoked: x.p.revoked,
 	}
+	if x.hit.Action != nil {
+		q.Reached = x.reached(x.hit.Rule)
+	}
 	x.epoch = x.p.revoked.Epoch() // before the log is asked: see register
 	out := x.rules.Authenticate(&q)
 	if out.Missed != nil && x.p.missed != nil {
@@ -53,6 +56,7 @@ func (x *exchange) requestIdentity() *refused {
 		if out.Own {
 			x.token = out.Token
 		}
+		x.show(&out)
 	}
 	x.rest = out.Rest
 	if out.QueryCut {
@@ -225,7 +229,7 @@ func (x *exchange) attachToken() *refused {
 		x.p.log.Debug("no token to attach", "workload", x.run.label, "audience", a.Audience, "error", err)
 		no := *refuseNoToken
 		if why, ok := errors.AsType[*NoToken](err); ok {
-			no.detail = strings.ToValidUTF8(why.Detail[:min(len(why.Detail), maxDetail)], "")
+			no.detail = why.detail()
 		}
 		no.note = no.detail
 		return &no
@@ -254,8 +258,13 @@ func (x *exchange) tellRejected(answered *answer) {
 
 // NoToken is why there is no token to attach.
 type NoToken struct {
-	Detail string // for the record: fixed words, nothing of a token
-	Err    error  // may be nil
+	Detail  string // for the record: fixed words, nothing of a token
+	Err     error  // may be nil
+	Refused bool   // the token service was asked and will not give one for this credential
+}
+
+func (e *NoToken) detail() string {
+	return strings.ToValidUTF8(e.Detail[:min(len(e.Detail), maxDetail)], "")
 }
 
 func (e *NoToken) Error() string {

@@ -127,7 +127,7 @@ func crdShape(kind string, mark func(*shape)) func() *shape {
 var classShape = crdShape("GatewayClass", func(*shape) {})
 
 var gatewayShape = crdShape("Gateway", func(s *shape) {
-	s.at("tls").later = true // certificates of clients, and our own towards backends
+	s.at("tls.backend").later = true // our own certificates towards backends
 	s.at("defaultScope").notBuilt("All")
 	s.at("allowedListeners.namespaces.from").notBuilt("All", "Selector", "Same")
 	s.at("allowedListeners.namespaces.selector").later = true
@@ -149,6 +149,7 @@ func checkGateway(o *object, spec map[string]any) {
 			o.fault(c.code, at.field("addresses").item(i), atValue, c.text, c.hint)
 		}
 	}
+	o.checkFrontend(fieldsOf(fieldsOf(spec["tls"])["frontend"]), at.field("tls").field("frontend"))
 	for i, l := range itemsOf(spec["listeners"]) {
 		p := at.field("listeners").item(i)
 		o.checkTerms(fieldsOf(fieldsOf(fieldsOf(l)["allowedRoutes"])["namespaces"])["selector"], p.field("allowedRoutes").field("namespaces").field("selector"))
@@ -260,15 +261,19 @@ func Gateway(o Object, created time.Time, generation int64) (route.Gateway, erro
 			Labels, Annotations map[string]string
 			ParametersRef       json.RawMessage
 		}
-		DefaultScope          string
-		AllowedListeners, TLS json.RawMessage
+		DefaultScope     string
+		AllowedListeners json.RawMessage
+		TLS              struct {
+			Backend  json.RawMessage
+			Frontend frontendSpec
+		}
 	}](o, "Gateway")
 	if err != nil {
 		return route.Gateway{}, err
 	}
 	out := route.Gateway{
 		Meta: meta(o, created, generation), Class: spec.GatewayClassName, Addresses: spec.Addresses,
-		HasParametersRef: spec.Infrastructure.ParametersRef != nil, Options: optionsOf(o),
+		HasParametersRef: spec.Infrastructure.ParametersRef != nil, Options: optionsOf(o), Frontend: spec.TLS.Frontend.value(o.Namespace),
 	}
 	for _, l := range spec.Listeners {
 		listener := route.Listener{

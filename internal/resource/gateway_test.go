@@ -136,8 +136,10 @@ func TestGatewayRefusals(t *testing.T) {
 		{"ExternalAuth", rule("filters: [{type: ExternalAuth}]"), `E301 rules[0].filters[0].type: "ExternalAuth" is not supported yet`},
 		{"useDefaultGateways", routeText + "spec: {useDefaultGateways: All}", `E301 useDefaultGateways: "All" is not supported yet`},
 		{"defaultScope", gateway("defaultScope: All"), `E301 defaultScope: "All" is not supported yet`},
-		{"frontend", gateway("tls: {frontend: {default: {}}}"), "E301 tls: not supported yet"},
-		{"client certificate", gateway("tls: {backend: {clientCertificateRef: {name: a}}}"), "E301 tls: not supported yet"},
+		{"frontend of another kind", gateway("tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: a}]}}}}"), "E301 tls.frontend.default.validation.caCertificateRefs[0]: only SVIDs are taken from callers: other authorities are not supported yet"},
+		{"frontend of a port", gateway("tls: {frontend: {default: {}, perPort: [{port: 1, tls: {validation: {caCertificateRefs: [{group: countersign.dev, kind: TrustDomain, name: A_b}]}}}]}}"), `E103 tls.frontend.perPort[0].tls.validation.caCertificateRefs[0].name: "A_b" is not a trust domain`},
+		{"frontend of a namespace", gateway("tls: {frontend: {default: {validation: {caCertificateRefs: [{group: countersign.dev, kind: TrustDomain, name: a, namespace: b}]}}}}"), "E103 tls.frontend.default.validation.caCertificateRefs[0].namespace: a trust domain has no namespace"},
+		{"client certificate", gateway("tls: {backend: {clientCertificateRef: {name: a}}}"), "E301 tls.backend: not supported yet"},
 		{"allowedListeners", gateway("allowedListeners: {namespaces: {from: Same}}"), `E301 allowedListeners.namespaces.from: "Same" is not supported yet`},
 		{"mesh route", routeText + "spec: {parentRefs: [{group: '', kind: Service, name: a}]}", "E301 parentRefs[0]: routes of a service in the mesh are not supported yet"},
 		{"ListenerSet", routeText + "spec: {parentRefs: [{kind: ListenerSet, name: a}]}", "E301 parentRefs[0]: kind ListenerSet is not supported yet"},
@@ -340,12 +342,21 @@ func TestGatewayValue(t *testing.T) {
     tls: {certificateRefs: [{name: a}, {name: b, namespace: certs}]}
     allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}, matchExpressions: [{key: c, operator: In, values: [d]}]}}}
   - {name: tcp, port: 9, protocol: TCP}
+  tls:
+    frontend:
+      default: {validation: {caCertificateRefs: [{group: countersign.dev, kind: TrustDomain, name: cluster.local}]}}
+      perPort:
+      - {port: 443, tls: {}}
+      - {port: 444, tls: {validation: {mode: AllowInsecureFallback, caCertificateRefs: [{group: countersign.dev, kind: TrustDomain, name: b.test}]}}}
 `), created, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := func(ns, name string) route.Ref {
 		return route.Ref{Kind: route.Kind{Kind: "Secret"}, Name: route.Name{Namespace: ns, Name: name}}
+	}
+	authority := func(name string) route.Ref {
+		return route.Ref{Kind: route.Kind{Group: "countersign.dev", Kind: "TrustDomain"}, Name: route.Name{Namespace: "shop", Name: name}}
 	}
 	want := route.Gateway{
 		Meta:  route.Meta{Name: route.Name{Namespace: "shop", Name: "edge"}, Generation: 7, Created: created.Truncate(time.Second)},
@@ -356,6 +367,10 @@ func TestGatewayValue(t *testing.T) {
 			{Name: "https", Port: 443, Protocol: route.HTTPS, From: "Selector", Certificates: []route.Ref{secret("shop", "a"), secret("certs", "b")},
 				Selector: &route.Selector{Labels: map[string]string{"a": "b"}, Terms: []route.Term{{Key: "c", Operator: "In", Values: []string{"d"}}}}},
 			{Name: "tcp", Port: 9, Protocol: "TCP", From: "Same"},
+		},
+		Frontend: route.Frontend{
+			Default: &route.Validation{Authorities: []route.Ref{authority("cluster.local")}},
+			Ports:   map[uint16]*route.Validation{443: nil, 444: {Insecure: true, Authorities: []route.Ref{authority("b.test")}}},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

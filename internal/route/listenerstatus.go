@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -21,6 +22,8 @@ func (in *inspection) listeners(listeners []attached) []listenerState {
 		s := &out[i]
 		s.accepted = acceptedRefusal(&listeners[i], in.own.Ports)
 		in.resolve(listeners[i].listener, s)
+		refs, none := in.authorities(listeners[i].listener)
+		s.refs, s.accepted = cmp.Or(s.refs, refs), cmp.Or(s.accepted, none)
 		s.programmed = in.idle(&listeners[i], s)
 	}
 	for i := range listeners {

@@ -62,6 +62,7 @@ type Gateway struct {
 	Addresses        []Address
 	HasParametersRef bool
 	Options          Options `json:",omitempty"`
+	Frontend         Frontend
 }
 
 // Address is one of Gateway.spec.addresses.

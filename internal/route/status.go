@@ -25,6 +25,8 @@ type Facts struct {
 	Secret    func(Name) Certificate
 	RateLimit func(Name) bool
 
+	TrustDomain func(name string) bool // whether its bundle is known
+
 	Gateways map[Name]GatewayFacts
 	Invalid  []Fault // of Compile, in any order
 }
@@ -216,6 +218,10 @@ func (in *inspection) status(listeners []attached) GatewayStatus {
 		accepted,
 		conditionOf("Programmed", in.Generation, idle, "Programmed", "the Gateway serves"),
 		conditionOf("ResolvedRefs", in.Generation, refs, "ResolvedRefs", "all references of the listeners can be followed"),
+	}
+	if in.insecure() {
+		out.Conditions = append(out.Conditions, conditionOf("InsecureFrontendValidationMode", in.Generation, Refusal{}, "ConfigurationChanged",
+			"callers without a valid certificate are let in, as nobody"))
 	}
 	return out
 }

@@ -44,3 +44,6 @@ func impersonators(b batch, then map[string]catalog.Record, v *view) error {
 	}
 	return nil
 }
+
+// knows reports whether there is a bundle of a trust domain, by which SVIDs of callers can be verified.
+func (v *view) knows(trustDomain string) bool { return len(v.Bundles[trustDomain]) > 0 }

@@ -87,6 +87,7 @@ func (s *Server) edge() *edgeStatus {
 		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
 	}
 	f := route.Facts{Features: features, Backend: v.backing, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
+	f.TrustDomain = v.knows
 	for _, g := range v.Edge.Ours() {
 		f.Gateways[g.Name] = s.gatewayFacts(v, g, m.since)
 	}

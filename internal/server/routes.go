@@ -41,7 +41,7 @@ func (v *view) routing() *routing {
 	attached := route.Attach(v.Edge)
 	r.table, _ = route.Compile(attached) // a rule with a fault says so itself
 	r.limits = route.CompileLimits(v.Edge, r.table)
-	facts := route.Facts{Backend: v.backing, Gateways: map[route.Name]route.GatewayFacts{}}
+	facts := route.Facts{Backend: v.backing, TrustDomain: v.knows, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
 		ports := map[uint16]string{}
 		for i := range g.Listeners {

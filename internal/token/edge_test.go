@@ -218,11 +218,13 @@ func TestEdgeTokenOfKeyReaches(t *testing.T) {
 		a, b   bool
 		scopes []string
 	}{
-		"audience":            {nil, true, false, []string{"read"}},
-		"route":               {func(r *apikey.Record) { r.Audiences, r.Routes = nil, []string{"shop/other"} }, false, true, []string{"read"}},
-		"both":                {func(r *apikey.Record) { r.Routes = []string{"shop/front", "shop/other"} }, true, false, []string{"read"}},
-		"both, apart":         {func(r *apikey.Record) { r.Routes = []string{"shop/other"} }, false, false, nil},
-		"of another, granted": {func(r *apikey.Record) { r.Namespace, r.Owner, r.Audiences, r.Scopes = "far", "corp:x", []string{"a.shop"}, []string{"read", "write"} }, true, false, []string{"read"}},
+		"audience":    {nil, true, false, []string{"read"}},
+		"route":       {func(r *apikey.Record) { r.Audiences, r.Routes = nil, []string{"shop/other"} }, false, true, []string{"read"}},
+		"both":        {func(r *apikey.Record) { r.Routes = []string{"shop/front", "shop/other"} }, true, false, []string{"read"}},
+		"both, apart": {func(r *apikey.Record) { r.Routes = []string{"shop/other"} }, false, false, nil},
+		"of another, granted": {func(r *apikey.Record) {
+			r.Namespace, r.Owner, r.Audiences, r.Scopes = "far", "corp:x", []string{"a.shop"}, []string{"read", "write"}
+		}, true, false, []string{"read"}},
 	} {
 		c, key := newEdgeBed(t, test.edit, func(o *grant.Objects) {
 			o.Audiences[0].GrantTo = []grant.GrantTo{{Namespace: "far", Scopes: []string{"read"}}}
