@@ -34,6 +34,9 @@ type Record struct {
 	Generation  int64     // +1 with every change of the defaulted spec
 	Source      string    // the watched directory that wrote it last; empty: somebody applied it
 	First, Last int64     // revisions of its creation and its last change
+
+	// Before is the Secret as it was when its pair could last be used; nil: it can be now, or never could.
+	Before *resource.Object
 }
 
 type stored struct {
@@ -44,6 +47,14 @@ type stored struct {
 
 	Generation int64  `json:"generation,omitempty"` // absent in what earlier versions wrote: 1
 	Source     string `json:"source,omitempty"`
+
+	Sealed []byte  `json:"sealed,omitempty"` // private key of the object
+	Before *before `json:"before,omitempty"`
+}
+
+type before struct {
+	Object json.RawMessage `json:"object"`
+	Sealed []byte          `json:"sealed"`
 }
 
 // Key is where an object lies.
@@ -51,32 +62,45 @@ func Key(kind, namespace, name string) string {
 	return Prefix + kind + "/" + namespace + "/" + name
 }
 
+// Sealer seals private keys before they reach the store, each for the key it lies under. It is safe for concurrent use.
+type Sealer interface {
+	Seal(path string, plain []byte) ([]byte, error)
+	Unseal(path string, sealed []byte) ([]byte, error)
+}
+
 // Decode reads what the store holds below Prefix.
-func Decode(kv store.KV) (Record, error) {
+func Decode(kv store.KV, sealer Sealer) (Record, error) {
 	var s stored
 	if err := json.Unmarshal(kv.Value, &s); err != nil {
 		return Record{}, fmt.Errorf("reading %q: %w", kv.Key, err)
 	}
-	o, err := resource.Stored(s.Object, s.Places)
+	o, err := opened(kv.Key, s.Object, s.Sealed, sealer)
 	if err != nil {
-		return Record{}, fmt.Errorf("reading %q: %w", kv.Key, err)
+		return Record{}, err
 	}
-	if Key(o.Kind, o.Namespace, o.Name) != kv.Key {
-		return Record{}, fmt.Errorf("reading %q: it holds %s", kv.Key, o.ID())
+	o.Places = s.Places
+	r := Record{Object: o, Created: s.Created, Generation: max(s.Generation, 1), Source: s.Source, First: kv.Create, Last: kv.Mod}
+	if s.Before != nil {
+		was, err := opened(kv.Key, s.Before.Object, s.Before.Sealed, sealer)
+		if err != nil {
+			return Record{}, err
+		}
+		r.Before = &was
 	}
-	return Record{Object: o, Created: s.Created, Generation: max(s.Generation, 1), Source: s.Source, First: kv.Create, Last: kv.Mod}, nil
+	return r, nil
 }
 
 // Catalog writes objects. It is safe for concurrent use.
 type Catalog struct {
-	st store.Store
+	st     store.Store
+	sealer Sealer
 
 	whole      sync.RWMutex // held for writing while a set moves, for reading while the objects are listed
 	unfinished atomic.Bool  // a set was perhaps not moved whole
 }
 
 // New keeps objects in st.
-func New(st store.Store) *Catalog { return &Catalog{st: st} }
+func New(st store.Store, sealer Sealer) *Catalog { return &Catalog{st: st, sealer: sealer} }
 
 // ErrConflict: an object changed between reading and writing; nothing was changed.
 var ErrConflict = errors.New("the objects changed meanwhile")
@@ -110,7 +134,7 @@ func (c *Catalog) All(ctx context.Context) (map[string]Record, int64, error) {
 	}
 	all := make(map[string]Record, len(kvs))
 	for _, kv := range kvs {
-		r, err := Decode(kv)
+		r, err := Decode(kv, c.sealer)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -153,8 +177,8 @@ func (p Plan) Room(n int) error {
 }
 
 // Prepare works out what changes do to the objects known. It writes nothing.
-func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
-	p, err := PrepareSet(known, changes, now)
+func (c *Catalog) Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
+	p, err := c.PrepareSet(known, changes, now)
 	if n := len(p.Txn.Then); err == nil && n > MaxChanges {
 		return Plan{}, TooMany{Changes: n}
 	}
@@ -162,7 +186,7 @@ func Prepare(known map[string]Record, changes []Change, now time.Time) (Plan, er
 }
 
 // PrepareSet is Prepare for CommitSet.
-func PrepareSet(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
+func (c *Catalog) PrepareSet(known map[string]Record, changes []Change, now time.Time) (Plan, error) {
 	var p Plan
 	for _, ch := range changes {
 		o := ch.Object
@@ -174,7 +198,7 @@ func PrepareSet(known map[string]Record, changes []Change, now time.Time) (Plan,
 			p.Txn.If = append(p.Txn.If, store.ModIs(key, was.Last))
 			p.Txn.Then = append(p.Txn.Then, store.Delete(key))
 			continue
-		case exists && string(was.JSON) == string(o.JSON) && was.Source == ch.Source:
+		case exists && string(was.JSON) == string(o.JSON) && was.Private.Equal(o.Private) && was.Source == ch.Source:
 			// The same object from another place is the same object: its places stay too,
 			// else re-applying a moved file would be a change of policy.
 			p.Results = append(p.Results, Unchanged)
@@ -188,7 +212,7 @@ func PrepareSet(known map[string]Record, changes []Change, now time.Time) (Plan,
 			p.Results = append(p.Results, Created)
 			was.Created, was.Generation = now, 1
 		}
-		b, err := json.Marshal(stored{V: 1, Object: o.JSON, Places: o.Places, Created: was.Created.UTC().Truncate(time.Second), Generation: was.Generation, Source: ch.Source})
+		b, err := c.encode(key, o, was, ch.Source)
 		if err != nil {
 			return Plan{}, fmt.Errorf("encoding %s: %w", o.ID(), err)
 		}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,11 +29,20 @@ func puts(objects ...resource.Object) (out []Change) {
 	return out
 }
 
+func sealer(t *testing.T, st store.Store) *store.Sealer {
+	t.Helper()
+	s, err := store.NewSealer(t.Context(), st, "default", bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func open(t *testing.T) (*Catalog, *store.Mem) {
 	t.Helper()
 	st := store.Memory(store.MemoryOptions{})
 	t.Cleanup(func() { st.Close() })
-	return New(st), st
+	return New(st, sealer(t, st)), st
 }
 
 // commit judges changes by what is stored now and writes them.
@@ -42,7 +52,7 @@ func commit(t *testing.T, c *Catalog, now time.Time, changes ...Change) ([]strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Prepare(known, changes, now)
+	p, err := c.Prepare(known, changes, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +106,10 @@ func TestAllOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err1 := Prepare(known, puts(object(t, "a", "{rules: [{}]}")), now)
-	second, err2 := Prepare(known, puts(object(t, "b", "{rules: [{}]}"), object(t, "c", "{}"), object(t, "a", "{action: DENY, rules: [{}]}")), now)
-	gone, err3 := Prepare(known, []Change{{Object: object(t, "a", "{}"), Remove: true}}, now)
-	made, err4 := Prepare(nil, puts(object(t, "b", "{}")), now)
+	first, err1 := c.Prepare(known, puts(object(t, "a", "{rules: [{}]}")), now)
+	second, err2 := c.Prepare(known, puts(object(t, "b", "{rules: [{}]}"), object(t, "c", "{}"), object(t, "a", "{action: DENY, rules: [{}]}")), now)
+	gone, err3 := c.Prepare(known, []Change{{Object: object(t, "a", "{}"), Remove: true}}, now)
+	made, err4 := c.Prepare(nil, puts(object(t, "b", "{}")), now)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +144,7 @@ func TestTooMany(t *testing.T) {
 		t.Fatal(err)
 	}
 	var many TooMany
-	_, err = Prepare(nil, puts(append(batch, object(t, "one-more", "{}"))...), time.Now())
+	_, err = c.Prepare(nil, puts(append(batch, object(t, "one-more", "{}"))...), time.Now())
 	if !errors.As(err, &many) || many.Changes != MaxChanges+1 {
 		t.Errorf("got %v, want %d refused", err, MaxChanges+1)
 	}
@@ -156,7 +166,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"cut off":     {Key: kv.Key, Value: kv.Value[:len(kv.Value)/2]},
 		"empty":       {Key: kv.Key, Value: []byte("{}")},
 	} {
-		if r, err := Decode(broken); err == nil {
+		if r, err := Decode(broken, nil); err == nil {
 			t.Errorf("%s: read as %+v", name, r)
 		}
 	}

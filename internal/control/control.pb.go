@@ -1379,6 +1379,7 @@ type GatewayState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // of the snapshot
 	Ports         []*GatewayPort         `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	Files         []*GatewayFiles        `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,6 +1428,98 @@ func (x *GatewayState) GetPorts() []*GatewayPort {
 	return nil
 }
 
+func (x *GatewayState) GetFiles() []*GatewayFiles {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// GatewayFiles are the certificate files of one listener as they were read.
+type GatewayFiles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Listener      string                 `protobuf:"bytes,3,opt,name=listener,proto3" json:"listener,omitempty"`
+	Fault         string                 `protobuf:"bytes,4,opt,name=fault,proto3" json:"fault,omitempty"` // why they cannot be used, going on from "certificate files"; empty: they can
+	Kept          bool                   `protobuf:"varint,5,opt,name=kept,proto3" json:"kept,omitempty"`  // there is a fault, and the pair of before is shown
+	Names         []string               `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayFiles) Reset() {
+	*x = GatewayFiles{}
+	mi := &file_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayFiles) ProtoMessage() {}
+
+func (x *GatewayFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayFiles.ProtoReflect.Descriptor instead.
+func (*GatewayFiles) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GatewayFiles) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GatewayFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GatewayFiles) GetListener() string {
+	if x != nil {
+		return x.Listener
+	}
+	return ""
+}
+
+func (x *GatewayFiles) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
+}
+
+func (x *GatewayFiles) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+func (x *GatewayFiles) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type GatewayPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1442,7 +1535,7 @@ type GatewayPort struct {
 
 func (x *GatewayPort) Reset() {
 	*x = GatewayPort{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1547,7 @@ func (x *GatewayPort) String() string {
 func (*GatewayPort) ProtoMessage() {}
 
 func (x *GatewayPort) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1560,7 @@ func (x *GatewayPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayPort.ProtoReflect.Descriptor instead.
 func (*GatewayPort) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GatewayPort) GetNamespace() string {
@@ -1529,7 +1622,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1634,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1647,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportReply) GetRevision() int64 {
@@ -1582,7 +1675,7 @@ type KeyMiss struct {
 
 func (x *KeyMiss) Reset() {
 	*x = KeyMiss{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1687,7 @@ func (x *KeyMiss) String() string {
 func (*KeyMiss) ProtoMessage() {}
 
 func (x *KeyMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1700,7 @@ func (x *KeyMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyMiss.ProtoReflect.Descriptor instead.
 func (*KeyMiss) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeyMiss) GetIssuer() string {
@@ -1637,7 +1730,7 @@ type RevocationsFrame struct {
 
 func (x *RevocationsFrame) Reset() {
 	*x = RevocationsFrame{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1742,7 @@ func (x *RevocationsFrame) String() string {
 func (*RevocationsFrame) ProtoMessage() {}
 
 func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1755,7 @@ func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsFrame.ProtoReflect.Descriptor instead.
 func (*RevocationsFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevocationsFrame) GetAll() bool {
@@ -1714,7 +1807,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1819,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1832,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Revocation) GetSeq() int64 {
@@ -1793,7 +1886,7 @@ type RevocationsAck struct {
 
 func (x *RevocationsAck) Reset() {
 	*x = RevocationsAck{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1898,7 @@ func (x *RevocationsAck) String() string {
 func (*RevocationsAck) ProtoMessage() {}
 
 func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1911,7 @@ func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsAck.ProtoReflect.Descriptor instead.
 func (*RevocationsAck) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevocationsAck) GetEpoch() int64 {
@@ -1928,10 +2021,18 @@ const file_control_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x16\n" +
 	"\x04Gone\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa1\x01\n" +
 	"\fGatewayState\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
-	"\x05ports\x18\x02 \x03(\v2#.countersign.control.v1.GatewayPortR\x05ports\"\xb3\x01\n" +
+	"\x05ports\x18\x02 \x03(\v2#.countersign.control.v1.GatewayPortR\x05ports\x12:\n" +
+	"\x05files\x18\x03 \x03(\v2$.countersign.control.v1.GatewayFilesR\x05files\"\x9c\x01\n" +
+	"\fGatewayFiles\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\blistener\x18\x03 \x01(\tR\blistener\x12\x14\n" +
+	"\x05fault\x18\x04 \x01(\tR\x05fault\x12\x12\n" +
+	"\x04kept\x18\x05 \x01(\bR\x04kept\x12\x14\n" +
+	"\x05names\x18\x06 \x03(\tR\x05names\"\xb3\x01\n" +
 	"\vGatewayPort\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1982,7 +2083,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_control_proto_goTypes = []any{
 	(*RootsRequest)(nil),     // 0: countersign.control.v1.RootsRequest
 	(*RootsReply)(nil),       // 1: countersign.control.v1.RootsReply
@@ -2006,19 +2107,20 @@ var file_control_proto_goTypes = []any{
 	(*State)(nil),            // 19: countersign.control.v1.State
 	(*Gone)(nil),             // 20: countersign.control.v1.Gone
 	(*GatewayState)(nil),     // 21: countersign.control.v1.GatewayState
-	(*GatewayPort)(nil),      // 22: countersign.control.v1.GatewayPort
-	(*ReportReply)(nil),      // 23: countersign.control.v1.ReportReply
-	(*KeyMiss)(nil),          // 24: countersign.control.v1.KeyMiss
-	(*RevocationsFrame)(nil), // 25: countersign.control.v1.RevocationsFrame
-	(*Revocation)(nil),       // 26: countersign.control.v1.Revocation
-	(*RevocationsAck)(nil),   // 27: countersign.control.v1.RevocationsAck
-	nil,                      // 28: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
-	nil,                      // 29: countersign.control.v1.Ensure.LabelsEntry
+	(*GatewayFiles)(nil),     // 22: countersign.control.v1.GatewayFiles
+	(*GatewayPort)(nil),      // 23: countersign.control.v1.GatewayPort
+	(*ReportReply)(nil),      // 24: countersign.control.v1.ReportReply
+	(*KeyMiss)(nil),          // 25: countersign.control.v1.KeyMiss
+	(*RevocationsFrame)(nil), // 26: countersign.control.v1.RevocationsFrame
+	(*Revocation)(nil),       // 27: countersign.control.v1.Revocation
+	(*RevocationsAck)(nil),   // 28: countersign.control.v1.RevocationsAck
+	nil,                      // 29: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	nil,                      // 30: countersign.control.v1.Ensure.LabelsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: countersign.control.v1.Resource.resource:type_name -> countersign.control.v1.Content
 	4,  // 1: countersign.control.v1.DeltaRequest.node:type_name -> countersign.control.v1.Node
-	28, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	29, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
 	5,  // 3: countersign.control.v1.DeltaRequest.error_detail:type_name -> countersign.control.v1.Status
 	7,  // 4: countersign.control.v1.DeltaResponse.resources:type_name -> countersign.control.v1.Resource
 	11, // 5: countersign.control.v1.IssueRequest.wants:type_name -> countersign.control.v1.Want
@@ -2028,30 +2130,31 @@ var file_control_proto_depIdxs = []int32{
 	17, // 9: countersign.control.v1.ReportRequest.up:type_name -> countersign.control.v1.Up
 	19, // 10: countersign.control.v1.ReportRequest.state:type_name -> countersign.control.v1.State
 	20, // 11: countersign.control.v1.ReportRequest.gone:type_name -> countersign.control.v1.Gone
-	24, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
+	25, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
 	21, // 13: countersign.control.v1.ReportRequest.gateways:type_name -> countersign.control.v1.GatewayState
-	29, // 14: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
+	30, // 14: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
 	18, // 15: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
-	22, // 16: countersign.control.v1.GatewayState.ports:type_name -> countersign.control.v1.GatewayPort
-	14, // 17: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
-	26, // 18: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
-	0,  // 19: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
-	2,  // 20: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
-	8,  // 21: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
-	10, // 22: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
-	15, // 23: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
-	27, // 24: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
-	1,  // 25: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
-	3,  // 26: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
-	9,  // 27: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
-	12, // 28: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
-	23, // 29: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
-	25, // 30: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
-	25, // [25:31] is the sub-list for method output_type
-	19, // [19:25] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 16: countersign.control.v1.GatewayState.ports:type_name -> countersign.control.v1.GatewayPort
+	22, // 17: countersign.control.v1.GatewayState.files:type_name -> countersign.control.v1.GatewayFiles
+	14, // 18: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
+	27, // 19: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
+	0,  // 20: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
+	2,  // 21: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
+	8,  // 22: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
+	10, // 23: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
+	15, // 24: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
+	28, // 25: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
+	1,  // 26: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
+	3,  // 27: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
+	9,  // 28: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
+	12, // 29: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
+	24, // 30: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
+	26, // 31: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2073,7 +2176,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

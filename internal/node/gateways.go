@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -42,6 +41,10 @@ type gateways struct {
 
 	draining sync.WaitGroup // ports that were closed, and what is under way there
 
+	read  map[listenerKey]*filePair                // of run alone, too
+	dirs  []string                                 // of certificate files
+	files atomic.Pointer[map[listenerKey]*keyPair] // of g.read, what is shown
+
 	unsaid atomic.Bool // the server must hear all of it again
 }
 
@@ -78,7 +81,13 @@ type served struct {
 }
 
 func newGateways(n *Node) *gateways {
-	return &gateways{n: n, wake: make(chan struct{}, 1), open: map[doorKey]served{}, leaving: map[route.Name]int{}, held: map[route.Name]bool{}, away: map[doorKey]error{}, kept: loadKept(n.o.Dir)}
+	g := &gateways{n: n, wake: make(chan struct{}, 1), open: map[doorKey]served{}, leaving: map[route.Name]int{}, held: map[route.Name]bool{}, away: map[doorKey]error{}, kept: loadKept(n.o.Dir)}
+	g.dirs = n.o.CertificateDirs
+	if g.dirs == nil {
+		g.dirs = []string{route.CertificateDir}
+	}
+	g.files.Store(&map[listenerKey]*keyPair{})
+	return g
 }
 
 // changed says that a snapshot came into force.
@@ -110,7 +119,8 @@ func (g *gateways) run(ctx context.Context) error {
 
 func (g *gateways) settle(ctx context.Context) {
 	h := g.n.snap.Load()
-	wanted := wantedDoors(h.Edge, h.knows)
+	g.readFiles(&h.Edge)
+	wanted := g.wantedDoors(h)
 	g.here = g.sites(h, wanted)
 	for key, at := range g.open {
 		e, known := g.n.entry(key.gateway.String())
@@ -183,6 +193,11 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 	if err != nil {
 		return err
 	}
+	if key.tls {
+		if err := g.shows(key); err != nil {
+			return err
+		}
+	}
 	listeners, err := g.n.o.Addresses.listen(g.here[key.gateway], key.port)
 	if err != nil {
 		return err
@@ -199,7 +214,7 @@ func (g *gateways) start(ctx context.Context, key doorKey) error {
 	for _, l := range listeners {
 		d := proxy.Door{Listener: l, Port: key.port}
 		if key.tls {
-			d.Certificate = func(listener string) *tls.Certificate { return g.certificate(key.gateway, listener) }
+			d.Certificate = func(listener, server string) proxy.Shown { return g.shown(listenerKey{key.gateway, listener}, server) }
 			d.Callers = func() *proxy.Callers { return g.callers(key.gateway, key.port) }
 		}
 		cfg.Doors = append(cfg.Doors, d)
@@ -261,25 +276,6 @@ func (g *gateways) rename(gw *route.Gateway, reserved func(string) bool) {
 	g.n.svids.due(gw.Name.String())
 }
 
-// certificate is what a listener shows: a certificate of our own authority.
-func (g *gateways) certificate(name route.Name, listener string) *tls.Certificate {
-	s := g.n.svids.current(name.String())
-	if s == nil {
-		return nil
-	}
-	for _, gw := range g.n.snap.Load().Edge.Ours() {
-		if gw.Name != name {
-			continue
-		}
-		for i := range gw.Listeners {
-			if l := &gw.Listeners[i]; l.Name == listener && l.Protocol == route.HTTPS && len(l.Certificates) == 0 {
-				return s.TLS
-			}
-		}
-	}
-	return nil
-}
-
 func (g *gateways) drop(key doorKey) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -306,18 +302,18 @@ func (g *gateways) swapped(name string) {
 }
 
 // wantedDoors are the ports of the listeners that could serve, if only they were open.
-func wantedDoors(o route.Objects, known func(trustDomain string) bool) map[doorKey]bool {
-	open := route.Facts{Gateways: map[route.Name]route.GatewayFacts{}, TrustDomain: known}
-	for _, g := range o.Ours() {
+func (g *gateways) wantedDoors(h *held) map[doorKey]bool {
+	open := route.Facts{Secret: h.secret, TrustDomain: h.knows, Gateways: map[route.Name]route.GatewayFacts{}}
+	for _, gw := range h.Edge.Ours() {
 		ports := map[uint16]string{}
-		for i := range g.Listeners {
-			ports[g.Listeners[i].Port] = ""
+		for i := range gw.Listeners {
+			ports[gw.Listeners[i].Port] = ""
 		}
-		open.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
+		open.Gateways[gw.Name] = route.GatewayFacts{Live: true, Ports: ports, Files: g.filesOf(gw)}
 	}
-	status := route.Status(o, open)
+	status := route.Status(h.Edge, open)
 	out := map[doorKey]bool{}
-	for _, g := range o.Ours() {
+	for _, g := range h.Edge.Ours() {
 		for i, l := range status.Gateways[g.Name].Listeners {
 			if slices.ContainsFunc(l.Conditions, func(c route.Condition) bool { return c.Type == "Programmed" && c.Status == "True" }) {
 				out[doorKey{g.Name, g.Listeners[i].Port, g.Listeners[i].Protocol == route.HTTPS}] = true

@@ -21,6 +21,7 @@ import (
 type doorReport struct {
 	newest int64
 	doors  []doorState
+	files  []fileState
 }
 
 type doorState struct {
@@ -32,7 +33,7 @@ type doorState struct {
 }
 
 func (r doorReport) equal(o doorReport) bool {
-	return r.newest == o.newest && slices.Equal(r.doors, o.doors)
+	return r.newest == o.newest && slices.Equal(r.doors, o.doors) && slices.Equal(r.files, o.files)
 }
 
 // reached has a server that was newly reached hear all of it.
@@ -46,6 +47,7 @@ func (g *gateways) reached() {
 func (g *gateways) report(ctx context.Context, h *held, wanted map[doorKey]bool) {
 	now := doorReport{newest: newest(h.Edge)}
 	state := &control.GatewayState{Revision: h.Revision}
+	now.files, state.Files = g.fileStates()
 	for _, key := range slices.SortedFunc(maps.Keys(wanted), olderFirst(h.Edge.Ours())) {
 		at, open := g.open[key]
 		d := doorState{doorKey: key, bound: open, addrs: strings.Join(at.bound, " ")}

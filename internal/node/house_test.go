@@ -112,6 +112,8 @@ type mesh struct {
 
 	mu    sync.Mutex // guards conns, for an append
 	conns []net.Conn // of the node with its server
+
+	sealer *store.Sealer
 }
 
 func newMesh(t *testing.T) *mesh {
@@ -127,6 +129,7 @@ func newMesh(t *testing.T) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.sealer = sealer
 	log := slog.New(slog.DiscardHandler)
 	metrics := telemetry.NewMetrics("test")
 	srv, err := server.Open(t.Context(), server.Options{
@@ -263,7 +266,7 @@ func (m *mesh) apply(name, spec string) {
 
 func (m *mesh) change(ch catalog.Change) {
 	m.t.Helper()
-	c := catalog.New(m.st)
+	c := catalog.New(m.st, m.sealer)
 	known, _, err := c.All(m.t.Context())
 	if err != nil {
 		m.t.Fatal(err)
@@ -271,7 +274,7 @@ func (m *mesh) change(ch catalog.Change) {
 	if ch.Remove {
 		ch.Object = known[catalog.Key("Workload", "shop", ch.Object.Name)].Object
 	}
-	p, err := catalog.Prepare(known, []catalog.Change{ch}, time.Now())
+	p, err := c.Prepare(known, []catalog.Change{ch}, time.Now())
 	if err != nil {
 		m.t.Fatal(err)
 	}

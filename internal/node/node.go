@@ -39,6 +39,7 @@ import (
 	"countersign.dev/internal/policy"
 	"countersign.dev/internal/proxy"
 	"countersign.dev/internal/revocation"
+	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
 	"countersign.dev/internal/telemetry"
 	"countersign.dev/internal/workloadapi"
@@ -62,6 +63,8 @@ type Options struct {
 	Egress    []proxy.Egress // what Gateways may call though no object can name it
 	OwnPorts  []uint16       // of this process, which no Gateway calls
 	Addresses Addresses      // of Gateways
+
+	CertificateDirs []string // where certificate files of Gateways may lie; nil: route.CertificateDir
 }
 
 // Happening is one line of what `up` tells a terminal.
@@ -125,6 +128,9 @@ type held struct {
 	index    *entry.Index
 	compiled *policy.Compiled
 	book     *bearer.Book
+
+	pairs map[route.Name]*keyPair
+	faces map[listenerKey]*face
 }
 
 // New prepares a node; Join lets it in.

@@ -69,6 +69,7 @@ func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.Sta
 			}
 		}
 	}
+	n.prepareFaces(h)
 	prepareEdge(h, state)
 	return h, state, nil
 }

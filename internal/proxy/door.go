@@ -24,8 +24,8 @@ import (
 type Door struct {
 	Listener net.Listener
 	Port     uint16 // of the Gateway's listeners; the routes know it
-	// Certificate is what the listener of that name shows, nil: nothing, and the handshake fails. A nil func: plain HTTP.
-	Certificate func(listener string) *tls.Certificate
+	// Certificate is what the listener of that name shows to a server name; nil: plain HTTP.
+	Certificate func(listener, server string) Shown
 	Callers     func() *Callers // how TLS asks for SVIDs now; a nil func, or nil: not at all
 }
 
@@ -117,10 +117,9 @@ func (d *door) config(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if port == nil {
 		return c, nil
 	}
-	if at := port.Router(serverName(hello.ServerName)); at != nil {
-		if cert := d.Certificate(at.Listener); cert != nil {
-			c.Certificates = []tls.Certificate{*cert}
-		}
+	name := serverName(hello.ServerName)
+	if at := port.Router(name); at != nil {
+		d.Certificate(at.Listener, name).onto(c)
 	}
 	d.ask(c)
 	return c, nil

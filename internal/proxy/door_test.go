@@ -51,11 +51,11 @@ func newHouse(t testing.TB, s setup, rules ...route.Rule) *house {
 	}
 	h.http, h.https = doors[0].Listener.Addr().String(), doors[1].Listener.Addr().String()
 	h.pair = *h.ca.Leaf(t, edgeID, func(c *x509.Certificate) { c.ExtraExtensions, c.DNSNames = nil, []string{"shop.test"} })
-	doors[1].Certificate = func(listener string) *tls.Certificate {
+	doors[1].Certificate = func(listener, _ string) Shown {
 		if listener == "secure" {
-			return &h.pair
+			return Shown{Certificates: []tls.Certificate{h.pair}}
 		}
-		return nil
+		return Shown{}
 	}
 	h.start(h.a, &h.gateway, edgeID, "edge", "edge1", Run{Doors: doors})
 	h.serve(rules...)

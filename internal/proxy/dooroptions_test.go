@@ -39,7 +39,9 @@ func (h *house) furnish(gateway, options route.Options, grants []route.Grant, ru
 	usable := route.Facts{Backend: func(route.Ref, uint16) route.Backing { return route.Usable }}
 	h.change(func(s *State) {
 		s.Routes = table
-		s.Resolve = func(r *route.HTTPRoute, b *route.Backend) route.Refusal { return route.ResolveBackend(r, b, grants, usable) }
+		s.Resolve = func(r *route.HTTPRoute, b *route.Backend) route.Refusal {
+			return route.ResolveBackend(r, b, grants, usable)
+		}
 	})
 }
 

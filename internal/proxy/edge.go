@@ -114,9 +114,10 @@ func (p *pace) moved(n int, took time.Duration) {
 	p.left += time.Duration(n)*(time.Second/edgeRate) - took
 }
 
-// spent reports that an edge connection has had its share of time or requests; another one spreads the load anew.
+// spent reports that an edge connection has had its share of time or requests, and another one spreads the load anew;
+// or that its listener has given up its version of TLS.
 func (l *link) spent(now time.Time) bool {
-	return l.edge != nil && (l.served.Load() >= edgeRequests || now.Sub(l.since) > l.age)
+	return l.edge != nil && (l.served.Load() >= edgeRequests || now.Sub(l.since) > l.age || l.outdated())
 }
 
 // cancelled counts a request of HTTP/2 whose client left before the head of its answer came (the cancel budget of

@@ -26,6 +26,7 @@ type face struct {
 	mu    sync.Mutex // guards links; held for one look-up
 	links map[net.Conn]*link
 	fewer *sync.Cond // a link went
+	edge  bool       // for strangers
 }
 
 type faceOptions struct {
@@ -36,7 +37,7 @@ type faceOptions struct {
 }
 
 func newFace(p *Proxy, serve http.HandlerFunc, o faceOptions) *face {
-	f := &face{p: p, lis: gate.NewFeed(&net.TCPAddr{}), done: make(chan struct{}), links: map[net.Conn]*link{}}
+	f := &face{p: p, lis: gate.NewFeed(&net.TCPAddr{}), done: make(chan struct{}), links: map[net.Conn]*link{}, edge: o.edge}
 	f.fewer = sync.NewCond(&f.mu)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -112,6 +113,8 @@ func (f *face) connState(c net.Conn, s http.ConnState) {
 		if l := f.take(c); l != nil {
 			l.run.open.remove(l)
 		}
+	case http.StateIdle:
+		f.retire(c)
 	case http.StateHijacked: // the tunnel's handler lets the link go
 		f.take(c)
 	}

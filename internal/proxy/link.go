@@ -180,7 +180,7 @@ func (l *link) recheck(v *view) {
 	switch {
 	case l.tcp != nil: // nothing was proven to us
 	case l.door != nil:
-		if l.greeted.Load() && !l.admits(v) {
+		if l.greeted.Load() && !l.admits(v) || l.outdated() && l.active.Load() == 0 {
 			l.close()
 		}
 	case l.state == nil:

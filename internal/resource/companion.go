@@ -15,6 +15,7 @@ import (
 const (
 	maxPEM          = 64 << 10 // bytes of one value
 	maxCertificates = 64       // in one value
+	maxNames        = 256      // DNS names of a leaf
 )
 
 // free is a field that Kubernetes knows and that has no effect here.

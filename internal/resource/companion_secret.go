@@ -16,6 +16,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -33,15 +34,8 @@ const (
 // Signer alone give it away.
 type PrivateKey struct{ pem []byte }
 
-// ReadPrivateKey takes PEM with one private key: RSA of 2048 to 8192 bits, P-256, P-384 or
-// Ed25519.
-func ReadPrivateKey(text []byte) (PrivateKey, error) {
-	k := PrivateKey{bytes.Clone(text)}
-	if _, err := k.Signer(); err != nil {
-		return PrivateKey{}, err
-	}
-	return k, nil
-}
+// KeptKey is a key as a store kept it. Whether it can be used is for Signer to say.
+func KeptKey(pem []byte) PrivateKey { return PrivateKey{bytes.Clone(pem)} }
 
 // PEM is the key itself, to be sealed.
 func (k PrivateKey) PEM() []byte { return bytes.Clone(k.pem) }
@@ -63,7 +57,7 @@ func (PrivateKey) MarshalText() ([]byte, error) { return []byte(Sealed), nil }
 // MarshalJSON hides the key from encoders, and from loggers that print JSON.
 func (PrivateKey) MarshalJSON() ([]byte, error) { return []byte(`"` + Sealed + `"`), nil }
 
-// Signer parses the key. No error shows a byte of it.
+// Signer parses the key: RSA of 2048 to 8192 bits, P-256, P-384 or Ed25519. No error shows a byte of it.
 func (k PrivateKey) Signer() (crypto.Signer, error) {
 	if len(k.pem) > maxPEM {
 		return nil, fmt.Errorf("%d bytes, at most %d are taken", len(k.pem), maxPEM)
@@ -133,26 +127,53 @@ func parseKey(block *pem.Block) (key any, err error) {
 
 // KeyPair is what a listener shows: a chain, the leaf first, and the leaf's key.
 type KeyPair struct {
-	Namespace, Name string
-	Chain           []*x509.Certificate
-	Private         PrivateKey
+	Chain   []*x509.Certificate
+	Private PrivateKey
 }
 
-// Pair is the value of an accepted Secret; of a stored one, once its key is put into Private.
+// Names are the DNS names of the leaf, in look-up form.
+func (p KeyPair) Names() []string {
+	var out []string
+	for _, name := range p.Chain[0].DNSNames {
+		out = append(out, strings.ToLower(name))
+	}
+	return out
+}
+
+// Pair is what a listener shows of an accepted Secret; of a stored one, once its key is put into Private. An accepted
+// one need not hold a pair that can be shown: the error says why, without naming the Secret.
 func Pair(o Object) (KeyPair, error) {
-	top, err := bareOf[struct{ Data map[string]string }](o, "Secret")
+	text, err := secretChain(o)
 	if err != nil {
 		return KeyPair{}, err
 	}
-	text, err := base64.StdEncoding.DecodeString(top.Data[certKey])
-	if err != nil {
-		return KeyPair{}, fmt.Errorf("%s: %s is not base64", o.ID(), certKey)
-	}
 	chain, field, err := matchPair(text, o.Private)
 	if err != nil {
-		return KeyPair{}, fmt.Errorf("%s: %s: %w", o.ID(), field, err)
+		return KeyPair{}, fmt.Errorf("%s: %w", field, err)
 	}
-	return KeyPair{Namespace: o.Namespace, Name: o.Name, Chain: chain, Private: o.Private}, nil
+	return KeyPair{chain, o.Private}, nil
+}
+
+func secretChain(o Object) ([]byte, error) {
+	top, err := bareOf[struct{ Data map[string]string }](o, "Secret")
+	if err != nil {
+		return nil, err
+	}
+	text, err := base64.StdEncoding.DecodeString(top.Data[certKey])
+	if err != nil {
+		return nil, fmt.Errorf("%s: not base64", certKey)
+	}
+	return text, nil
+}
+
+// ReadPair is the pair of two files. which is what an error is about: 0 the chain, 1 the key.
+func ReadPair(chain, key []byte) (pair KeyPair, which int, err error) {
+	k := PrivateKey{key}
+	certs, field, err := matchPair(chain, k)
+	if field == keyKey {
+		which = 1
+	}
+	return KeyPair{certs, k}, which, err
 }
 
 // matchPair parses both halves; field is the one that an error is about.
@@ -160,13 +181,16 @@ func matchPair(chain []byte, k PrivateKey) (certs []*x509.Certificate, field str
 	if certs, err = readCertificates(chain); err != nil {
 		return nil, certKey, err
 	}
+	if n := len(certs[0].DNSNames); n > maxNames {
+		return nil, certKey, fmt.Errorf("a certificate with %d names, at most %d are taken", n, maxNames)
+	}
 	signer, err := k.Signer()
 	if err != nil {
 		return nil, keyKey, err
 	}
 	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(certs[0].PublicKey) {
-		return nil, keyKey, errors.New("not the key of the first certificate of tls.crt")
+		return nil, keyKey, errors.New("not the key of the first certificate")
 	}
 	return certs, "", nil
 }
@@ -223,9 +247,18 @@ func settleSecret(o *object) {
 			o.fault("E218", root, atKey, key+" is missing", "a Secret of this type has tls.crt and tls.key")
 			return
 		}
-		if text, ok := read[key]; ok {
-			data[key] = base64.StdEncoding.EncodeToString(text)
+		text, ok := read[key]
+		switch {
+		case !ok:
+			continue
+		case len(text) > maxPEM:
+			o.fault("E218", o.secretPath(key), atKey, fmt.Sprintf("%d bytes, at most %d are taken", len(text), maxPEM), "")
+			return
+		case key != keyKey && bytes.Contains(text, []byte("PRIVATE KEY")): // it would be shown
+			o.fault("E218", o.secretPath(key), atKey, "a private key among certificates", "the key alone stands in tls.key")
+			return
 		}
+		data[key] = base64.StdEncoding.EncodeToString(text)
 	}
 	key := PrivateKey{read[keyKey]}
 	if string(read[keyKey]) == Sealed {
@@ -235,9 +268,8 @@ func settleSecret(o *object) {
 			return
 		}
 	}
-	if _, field, err := matchPair(read[certKey], key); err != nil {
-		o.fault("E218", o.secretPath(field), atKey, clip(err.Error()), "PEM; RSA of at least 2048 bits, P-256, P-384 or Ed25519")
-		return
+	if _, field, err := matchPair(read[certKey], key); err != nil { // the condition of each listener that refers to it says so too
+		o.warn("E218", o.secretPath(field), atKey, clip(err.Error())+": no listener can show it", "PEM; RSA of at least 2048 bits, P-256, P-384 or Ed25519")
 	}
 	data[keyKey] = Sealed
 	o.out.Private = key

@@ -41,7 +41,7 @@ func gatewayKinds() []gatewayKind {
 	class := api("GatewayClass", "gatewayclasses", "gc", classShape, settleCRD(nil),
 		reads(func(o Object) (route.Class, error) { return GatewayClass(o, time.Time{}, 0) }))
 	namespace := core("Namespace", "namespaces", "ns", "", "v1", namespaceShape, settleNamespace, reads(NamespaceLabels))
-	secret := core("Secret", "secrets", "secret", "", "v1", secretShape, settleSecret, reads(Pair))
+	secret := core("Secret", "secrets", "secret", "", "v1", secretShape, settleSecret, reads(secretChain))
 	secret.check = checkSecret // before anything shows a value
 	return []gatewayKind{
 		class,
@@ -153,12 +153,7 @@ func checkGateway(o *object, spec map[string]any) {
 	for i, l := range itemsOf(spec["listeners"]) {
 		p := at.field("listeners").item(i)
 		o.checkTerms(fieldsOf(fieldsOf(fieldsOf(l)["allowedRoutes"])["namespaces"])["selector"], p.field("allowedRoutes").field("namespaces").field("selector"))
-		options := fieldsOf(fieldsOf(fieldsOf(l)["tls"])["options"])
-		for _, name := range slices.Sorted(maps.Keys(options)) {
-			if c := checkTLSOption(name, textOf(options[name])); c != nil {
-				o.fault(c.code, p.field("tls").field("options").field(name), atKey, c.text, c.hint)
-			}
-		}
+		o.checkTLS(fieldsOf(fieldsOf(l)["tls"]), p.field("tls"))
 	}
 }
 
@@ -174,27 +169,6 @@ func (o *object) checkTerms(selector any, p *path) {
 			o.fault("E109", at.field("values"), atKey, op+" with values", "leave them out, or write In or NotIn")
 		}
 	}
-}
-
-// checkTLSOption takes the options that say what holds anyway: gateway.md 11.2. Any other
-// would be ignored, and options of TLS are never there for nothing.
-func checkTLSOption(name, value string) *complaint {
-	own, isOwn := strings.CutPrefix(name, optionPrefix)
-	later := func() *complaint {
-		return complain("E301", name+": "+quote(value)+" is not supported yet", waitHint)
-	}
-	switch {
-	case !isOwn:
-		return complain("E301", "option "+quote(name)+" is of another implementation", waitHint)
-	case own == "certificate" && value == "own", own == "min-version" && value == "1.2":
-		return nil
-	case own == "certificate" && isOneOf(value, "acme", "files"), own == "min-version" && value == "1.3",
-		own == "certificate-files", own == "acme":
-		return later()
-	case own == "certificate", own == "min-version":
-		return complain("E402", quote(value)+" is not a value of "+name, `certificate: own; min-version: "1.2"`)
-	}
-	return complain("E402", "option "+quote(name)+" is not known", didYouMean(own, []string{"certificate", "min-version"}))
 }
 
 // meta is what the values of route have in common.
@@ -289,6 +263,7 @@ func Gateway(o Object, created time.Time, generation int64) (route.Gateway, erro
 		for _, r := range l.TLS.CertificateRefs {
 			listener.Certificates = append(listener.Certificates, r.ref(o.Namespace))
 		}
+		listenerTLS(&listener, l.TLS.Options)
 		out.Listeners = append(out.Listeners, listener)
 	}
 	return out, nil

@@ -145,7 +145,7 @@ func TestGatewayRefusals(t *testing.T) {
 		{"ListenerSet", routeText + "spec: {parentRefs: [{kind: ListenerSet, name: a}]}", "E301 parentRefs[0]: kind ListenerSet is not supported yet"},
 		{"x kind", "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XMesh\nmetadata: {name: a}\nspec: {}", `E302 : kind "XMesh" is not supported yet`},
 		{"other kind", "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: a}\nspec: {}", `E302 : kind "GRPCRoute" is not supported yet`},
-		{"min version", listener("tls: {options: {countersign.dev/min-version: '1.3'}}"), `E301 listeners[0].tls.options["countersign.dev/min-version"]: countersign.dev/min-version: "1.3" is not supported yet`},
+		{"min version", listener("tls: {options: {countersign.dev/min-version: '1.1'}}"), `E402 listeners[0].tls.options["countersign.dev/min-version"]: "1.1" is not a value of countersign.dev/min-version`},
 		{"foreign option", listener("tls: {options: {a.test/min: '1.3'}}"), `E301 listeners[0].tls.options["a.test/min"]: option "a.test/min" is of another implementation`},
 		{"unknown option", listener("tls: {options: {countersign.dev/certificat: own}}"), `E402 listeners[0].tls.options["countersign.dev/certificat"]: option "countersign.dev/certificat" is not known`},
 		{"bad option", listener("tls: {options: {countersign.dev/certificate: mine}}"), `E402 listeners[0].tls.options["countersign.dev/certificate"]: "mine" is not a value of countersign.dev/certificate`},

@@ -184,6 +184,8 @@ func Columns(kind string) []string {
 		return []string{"CLASS", "LISTENERS", "READY"}
 	case "HTTPRoute":
 		return []string{"HOSTS", "PARENTS", "READY"}
+	case "Secret":
+		return []string{"TYPE"}
 	}
 	return nil
 }
@@ -212,6 +214,8 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 		if r, err := HTTPRoute(o, time.Time{}, 0); err == nil {
 			return []string{cmp.Or(strings.Join(r.Hostnames, ","), "any"), parents(r), ""}
 		}
+	case "Secret":
+		return []string{tlsType}
 	case "Workload":
 		if e, err := Entry(o, 0, 0); err == nil {
 			return []string{"spiffe://" + trustDomain + "/ns/" + e.Namespace + "/sa/" + e.ServiceAccount, sets(e.Sets)}

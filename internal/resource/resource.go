@@ -55,7 +55,10 @@ type Options struct {
 	IgnoreUnknownKinds bool   // a notice instead of E105; security kinds are never skipped
 	OneNode            string // the only node of the mesh, written into a Workload without nodes; empty: several or none
 
-	// Gateway turns on the companions of the Gateway API that nothing serves yet: Secret, ConfigMap,
+	// CertificateDirs are the directories that certificate files of Gateways may lie in; nil: route.CertificateDir.
+	CertificateDirs []string
+
+	// Gateway turns on the companions of the Gateway API that nothing serves yet: ConfigMap,
 	// Service, EndpointSlice. It is the seam of their wiring: without it they are not known.
 	Gateway bool
 
@@ -70,6 +73,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.RootNamespace == "" {
 		o.RootNamespace = "istio-system"
+	}
+	if o.CertificateDirs == nil {
+		o.CertificateDirs = []string{route.CertificateDir}
 	}
 	return o
 }

@@ -97,7 +97,7 @@ func Attach(o Objects) []Attached {
 
 func (a *attached) serves() bool { return a.conflict == (conflict{}) && a.listener.Protocol.served() }
 
-func compareNames(a, b Name) int { return cmp.Compare(a.String(), b.String()) }
+func compareNames(a, b Name) int { return a.Compare(b) }
 
 // attach decides gateway.md 5 for all routes.
 func attach(o Objects) attachment {

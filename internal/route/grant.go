@@ -87,22 +87,23 @@ func ResolveBackend(r *HTTPRoute, b *Backend, grants []Grant, f Facts) Refusal {
 	return Refusal{"BackendNotFound", what + " does not exist; register it or correct the name"}
 }
 
-// ResolveCertificate is whether the Gateway may use the certificate, and can.
-func ResolveCertificate(g *Gateway, to Ref, grants []Grant, f Facts) Refusal {
+// ResolveCertificate is whether the Gateway may use the certificate, and can;
+// what is known of it where it may.
+func ResolveCertificate(g *Gateway, to Ref, grants []Grant, f Facts) (Certificate, Refusal) {
 	if to.Kind != secretKind {
-		return Refusal{"InvalidCertificateRef", to.String() + " is no certificate; refer to a Secret"}
+		return Certificate{}, Refusal{"InvalidCertificateRef", to.String() + " is no certificate; refer to a Secret"}
 	}
 	if !permitted(grants, gatewayKind, g.Namespace, to) {
-		return notPermitted(gatewayKind, g.Namespace, to)
+		return Certificate{}, notPermitted(gatewayKind, g.Namespace, to)
 	}
 	c := Certificate{Fault: "does not exist; apply it or correct the name"}
 	if f.Secret != nil {
 		c = f.Secret(to.Name)
 	}
 	if c.Fault != "" {
-		return Refusal{"InvalidCertificateRef", to.String() + " " + c.Fault}
+		return c, Refusal{"InvalidCertificateRef", to.String() + " " + c.Fault}
 	}
-	return Refusal{}
+	return c, Refusal{}
 }
 
 // ResolveExtension is gateway.md 7.7: a RateLimit of the route's namespace

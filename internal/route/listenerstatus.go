@@ -11,9 +11,10 @@ import (
 type listenerState struct {
 	accepted, refs, programmed Refusal
 
-	usable  bool     // it has a certificate, or needs none
-	names   []string // DNS names of its certificates
-	overlap Refusal  // a warning, no refusal
+	usable  bool            // it has a certificate, or needs none
+	unread  bool            // nothing is known yet of its certificate files
+	names   map[string]bool // DNS names of its certificates
+	overlap Refusal         // a warning, no refusal
 }
 
 func (in *inspection) listeners(listeners []attached) []listenerState {
@@ -60,18 +61,37 @@ func (c conflict) refusal(l *Listener) Refusal {
 // resolve follows the references of a listener. One certificate of several is
 // enough to serve; the condition names the first that is bad.
 func (in *inspection) resolve(l *Listener, s *listenerState) {
-	s.usable = l.Protocol != HTTPS || len(l.Certificates) == 0
-	if !s.usable {
-		for _, ref := range l.Certificates {
-			if refusal := ResolveCertificate(in.Gateway, ref, in.grants, in.facts); refusal == (Refusal{}) {
-				s.usable, s.names = true, append(s.names, in.facts.Secret(ref.Name).Names...)
-			} else if s.refs == (Refusal{}) {
-				s.refs = refusal
-			}
+	if l.Protocol != HTTPS || l.Own() {
+		s.usable = true
+	} else if l.Files != nil {
+		c, read := in.own.Files[l.Name]
+		s.unread, s.usable = !read, read && c.usable()
+		s.name(c)
+		if c.Fault != "" {
+			s.refs = Refusal{"InvalidCertificateRef", fmt.Sprintf("listener %q: certificate files %s", l.Name, c.Fault)}
+		}
+	}
+	for _, ref := range l.Certificates {
+		c, refusal := ResolveCertificate(in.Gateway, ref, in.grants, in.facts)
+		if refusal == (Refusal{}) || c.Kept {
+			s.usable = true
+			s.name(c)
+		}
+		if s.refs == (Refusal{}) {
+			s.refs = refusal
 		}
 	}
 	if _, bad := l.kinds(); bad != nil && s.refs == (Refusal{}) {
 		s.refs = Refusal{"InvalidRouteKinds", fmt.Sprintf("listener %q cannot serve %s; remove it from allowedRoutes.kinds", l.Name, bad)}
+	}
+}
+
+func (s *listenerState) name(c Certificate) {
+	for _, name := range c.Names {
+		if s.names == nil {
+			s.names = map[string]bool{}
+		}
+		s.names[name] = true
 	}
 }
 
@@ -83,12 +103,14 @@ func (in *inspection) idle(a *attached, s *listenerState) Refusal {
 		return s.accepted
 	case s.accepted != (Refusal{}):
 		return Refusal{"Invalid", s.accepted.Text}
-	case !s.usable:
+	case !s.usable && !s.unread:
 		return Refusal{"Invalid", s.refs.Text}
 	case in.refusal != (Refusal{}):
 		return Refusal{"Invalid", in.refusal.Text}
 	case !in.own.Live:
 		return in.notLive()
+	case s.unread:
+		return Refusal{"Pending", fmt.Sprintf("listener %q: its certificate files are not read yet; it opens once they are", a.listener.Name)}
 	case !bound:
 		return Refusal{"Pending", "port " + number(a.listener.Port) + " is not open yet; the Gateway's conditions say what it waits for"}
 	}
@@ -97,7 +119,7 @@ func (in *inspection) idle(a *attached, s *listenerState) Refusal {
 
 // overlap is what two listeners share under TLS, on which a client that
 // reuses its connection reaches the other (ListenerConditionOverlappingTLSConfig).
-func overlap(a, b *Listener, namesA, namesB []string) Refusal {
+func overlap(a, b *Listener, namesA, namesB map[string]bool) Refusal {
 	if a.Protocol != HTTPS || b.Protocol != HTTPS || a.Port != b.Port {
 		return Refusal{}
 	}
@@ -105,14 +127,21 @@ func overlap(a, b *Listener, namesA, namesB []string) Refusal {
 	if _, ok := Intersect(a.Hostname, b.Hostname); ok {
 		return Refusal{"OverlappingHostnames", fmt.Sprintf(text, a.Name, b.Name, "hostnames")}
 	}
-	for _, x := range namesA {
-		for _, y := range namesB {
-			if certifies(x, y) || certifies(y, x) {
-				return Refusal{"OverlappingCertificates", fmt.Sprintf(text, a.Name, b.Name, "certificates")}
-			}
-		}
+	if a.Own() && b.Own() || covers(namesA, namesB) || covers(namesB, namesA) { // our own is one for all listeners
+		return Refusal{"OverlappingCertificates", fmt.Sprintf(text, a.Name, b.Name, "certificates")}
 	}
 	return Refusal{}
+}
+
+// covers reports whether a certificate with the names is one for a name of the other.
+func covers(names, other map[string]bool) bool {
+	for name := range other {
+		_, rest, _ := strings.Cut(name, ".")
+		if names[name] || names["*."+rest] && !strings.HasPrefix(name, "*.") {
+			return true
+		}
+	}
+	return false
 }
 
 // certifies reports whether a name of a certificate covers another: the

@@ -9,13 +9,19 @@
 // validation, and none is changed after it was given to this package.
 package route
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Name names an object inside its namespace.
 type Name struct{ Namespace, Name string }
 
 // String is namespace/name, the form that breaks ties (HTTPRoute API).
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders names by that form.
+func (n Name) Compare(o Name) int { return strings.Compare(n.String(), o.String()) }
 
 // Meta is what every object has.
 type Meta struct {
@@ -75,7 +81,9 @@ type Listener struct {
 	Port     uint16
 	Protocol Protocol
 
-	Certificates []Ref // tls.certificateRefs; none on HTTPS: one of our own authority
+	Certificates []Ref  // tls.certificateRefs; none on HTTPS, and no Files: one of our own authority
+	Files        *Files // instead of Certificates
+	TLS13        bool   // no older version of TLS
 
 	// allowedRoutes. From is Same, All, Selector or None.
 	From     string

@@ -23,7 +23,7 @@ func (g *Gateway) CertificateNames(reserved func(name string) bool) []string {
 	var out []string
 	for i := range g.Listeners {
 		l := &g.Listeners[i]
-		if !l.own() {
+		if !l.Own() {
 			continue
 		}
 		out = append(out, "localhost")
@@ -35,5 +35,7 @@ func (g *Gateway) CertificateNames(reserved func(name string) bool) []string {
 	return slices.Compact(out)
 }
 
-// own reports a listener that shows a certificate of our own authority.
-func (l *Listener) own() bool { return l.Protocol == HTTPS && len(l.Certificates) == 0 }
+// Own reports a listener that shows a certificate of our own authority.
+func (l *Listener) Own() bool {
+	return l.Protocol == HTTPS && len(l.Certificates) == 0 && l.Files == nil
+}

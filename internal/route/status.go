@@ -33,9 +33,11 @@ type Facts struct {
 
 // Certificate is what is known of a Secret. Fault is empty if it holds a
 // usable pair; else it goes on from the Secret's name and ends with the way
-// out. Names are the DNS names of the certificate.
+// out. Names are the DNS names of the certificate. Kept: there is a fault, and
+// the pair of before is still shown.
 type Certificate struct {
 	Fault string
+	Kept  bool
 	Names []string
 }
 
@@ -45,6 +47,8 @@ type GatewayFacts struct {
 	Ports          map[uint16]string // those bound, with ""; those that cannot be, with what goes on from "port 80"
 	Addresses      []Address         // those bound
 	AddressRefusal Refusal           // AddressNotAssigned or AddressNotUsable
+
+	Files map[string]Certificate // by listener, of those read; a Fault goes on from "certificate files"
 }
 
 // Statuses is the status of every object that is ours.

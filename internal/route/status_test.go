@@ -15,8 +15,11 @@ func running(ports ...uint16) Facts {
 	for _, p := range ports {
 		bound[p] = ""
 	}
+	files := map[string]Certificate{
+		"good": {Names: []string{"a.test"}}, "text": {Fault: "hold no PEM; write a certificate"}, "spoilt": {Fault: "hold no PEM; write a certificate", Kept: true},
+	}
 	return Facts{
-		Gateways: map[Name]GatewayFacts{{"infra", "edge"}: {Live: true, Ports: bound, Addresses: []Address{{"IPAddress", "192.0.2.1"}}}},
+		Gateways: map[Name]GatewayFacts{{"infra", "edge"}: {Live: true, Ports: bound, Addresses: []Address{{"IPAddress", "192.0.2.1"}}, Files: files}},
 		Backend: func(r Ref, port uint16) Backing {
 			if r.Name.Name == "good" {
 				return Usable
@@ -35,6 +38,8 @@ func running(ports ...uint16) Facts {
 				return Certificate{Fault: "has a key of another certificate; replace tls.key"}
 			case "weak":
 				return Certificate{Fault: "has an RSA key of 1024 bits; use 2048 or more"}
+			case "spoilt":
+				return Certificate{Fault: "has no PEM in tls.crt; write a certificate", Kept: true}
 			case "text":
 				return Certificate{Fault: "has no PEM in tls.crt; write a certificate"}
 			}
@@ -73,6 +78,11 @@ const (
 
 func certified(l Listener, refs ...Ref) Listener {
 	l.Certificates = refs
+	return l
+}
+
+func filed(l Listener) Listener {
+	l.Files = &Files{"/certs/infra/chain.pem", "/certs/infra/key.pem"}
 	return l
 }
 
@@ -169,6 +179,21 @@ func TestGatewayStatus(t *testing.T) {
 			[]string{"Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=False/InvalidCertificateRef Conflicted=False/NoConflicts"},
 		},
 		{
+			"a bad Secret in place of a good one: that one serves",
+			[]Listener{certified(https, secret("infra", "spoilt"))}, right, nil,
+			"Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=False/ListenersNotResolved",
+			[]string{"Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=False/InvalidCertificateRef Conflicted=False/NoConflicts"},
+		},
+		{
+			"certificate files: good, bad, bad in place of good, not read",
+			[]Listener{filed(open("good", 443, HTTPS, "1.test")), filed(open("text", 443, HTTPS, "2.test")), filed(open("spoilt", 443, HTTPS, "3.test")), filed(open("unread", 443, HTTPS, "4.test"))}, right, nil,
+			"Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=False/ListenersNotResolved",
+			[]string{
+				listenerGood, unresolved("InvalidCertificateRef"),
+				"Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=False/InvalidCertificateRef Conflicted=False/NoConflicts", pending,
+			},
+		},
+		{
 			"the first bad reference is named",
 			[]Listener{certified(manyKinds, secret("b", "good"), secret("infra", "text"))}, right, nil,
 			"Accepted=True/Accepted Programmed=False/Invalid ResolvedRefs=False/ListenersNotResolved",
@@ -262,10 +287,11 @@ func TestOverlappingTLSConfig(t *testing.T) {
 	}{
 		{
 			"hostnames, on their port alone",
-			[]Listener{open("foo", 443, HTTPS, "foo.x.test"), open("wild", 443, HTTPS, "*.x.test"), open("no", 443, HTTPS, "y.test"), open("port", 444, HTTPS, "foo.x.test")},
+			[]Listener{open("foo", 443, HTTPS, "foo.x.test"), open("wild", 443, HTTPS, "*.x.test"), certified(open("no", 443, HTTPS, "y.test"), secret("infra", "deep")), open("port", 444, HTTPS, "foo.x.test")},
 			[]string{"OverlappingHostnames", "OverlappingHostnames", "", ""},
 		},
 		{"no hostname overlaps every one", []Listener{open("a", 443, HTTPS, "a.test"), open("b", 443, HTTPS, "")}, []string{"OverlappingHostnames", "OverlappingHostnames"}},
+		{"our own is one for all", []Listener{open("a", 443, HTTPS, "a.test"), open("b", 443, HTTPS, "b.test"), open("c", 444, HTTPS, "c.test")}, []string{"OverlappingCertificates", "OverlappingCertificates", ""}},
 		{"HTTP has none", []Listener{open("a", 80, HTTP, "a.test"), open("b", 80, HTTP, "")}, []string{"", ""}},
 		{
 			"certificates",

@@ -48,6 +48,9 @@ func (h house) gateways(node string, g *control.GatewayState) error {
 			return bad(fmt.Sprintf("%d bytes of why port %d is not open, at most %d", len(p.Text), p.Port, maxPortText))
 		}
 	}
+	if err := checkFiles(g.GetFiles()); err != nil {
+		return err
+	}
 	if !h.s.nodes.said(node, g, time.Now()) {
 		return &control.Refused{Code: "not_attached", Text: fmt.Sprintf("node %q has no stream here", node)}
 	}
@@ -86,8 +89,10 @@ func (s *Server) edge() *edgeStatus {
 	for i := range v.Edge.Routes {
 		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
 	}
-	f := route.Facts{Features: features, Backend: v.backing, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
-	f.TrustDomain = v.knows
+	f := route.Facts{
+		Features: features, Backend: v.backing, Secret: v.secret, TrustDomain: v.knows, RateLimit: limits.Known, Invalid: invalid,
+		Gateways: map[route.Name]route.GatewayFacts{},
+	}
 	for _, g := range v.Edge.Ours() {
 		f.Gateways[g.Name] = s.gatewayFacts(v, g, m.since)
 	}
@@ -115,6 +120,7 @@ func (s *Server) gatewayFacts(v *view, g *route.Gateway, since int64) route.Gate
 		}
 		admitted := known && entry.Admits(e, v.World.Nodes[node])
 		served, waits := false, false
+		takeFiles(&f, g, a.gateways.Files, admitted, known)
 		for _, p := range a.gateways.Ports {
 			port := uint16(p.Port)
 			switch _, told := f.Ports[port]; {

@@ -252,7 +252,7 @@ func (h house) ensure(ctx context.Context, node string, e *control.Ensure) (int6
 	if _, faults := resource.Decode([]resource.File{{Name: "run", Data: object.JSON}}, resource.Options{RootNamespace: s.meta.RootNamespace}); resource.Stops(faults) {
 		return 0, &control.Refused{Code: "name_invalid", Text: fmt.Sprintf("workload %q: %s", name, faults[0].Text), Hint: faults[0].Hint}
 	}
-	plan, err := catalog.Prepare(known, []catalog.Change{{Object: object}}, time.Now())
+	plan, err := s.catalog.Prepare(known, []catalog.Change{{Object: object}}, time.Now())
 	if err != nil {
 		return 0, err
 	}

@@ -58,6 +58,7 @@ func sources(in []admin.File) []resource.File {
 func (s *Server) decoding(r admin.ApplyRequest, known map[string]catalog.Record) resource.Options {
 	o := resource.Options{
 		Namespace: r.Namespace, RootNamespace: s.meta.RootNamespace, IgnoreUnknownKinds: r.IgnoreUnknownKinds,
+		CertificateDirs: s.o.CertificateDirs,
 		Stored: func(kind, namespace, name string) (resource.Object, bool) {
 			rec, ok := known[catalog.Key(kind, namespace, name)]
 			return rec.Object, ok
@@ -166,7 +167,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if err := s.inDirectory(b); err != nil {
 		return admin.ApplyReply{}, err
 	}
-	plan, err := catalog.PrepareSet(b.known, b.changes, time.Now())
+	plan, err := s.catalog.PrepareSet(b.known, b.changes, time.Now())
 	var ended endings
 	if err == nil {
 		ended, err = s.endings(b.known, b.changes)
@@ -181,7 +182,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: b.rev, DryRun: b.dryRun}
+	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: b.rev, DryRun: b.dryRun, Notes: ownNotes(b.changes, plan.Results)}
 	for i, ch := range b.changes {
 		o := ch.Object
 		reply.Objects = append(reply.Objects, admin.Result{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Result: plan.Results[i]})

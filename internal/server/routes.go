@@ -41,15 +41,16 @@ func (v *view) routing() *routing {
 	attached := route.Attach(v.Edge)
 	r.table, _ = route.Compile(attached) // a rule with a fault says so itself
 	r.limits = route.CompileLimits(v.Edge, r.table)
-	facts := route.Facts{Backend: v.backing, TrustDomain: v.knows, Gateways: map[route.Name]route.GatewayFacts{}}
+	facts := route.Facts{Backend: v.backing, Secret: v.secret, TrustDomain: v.knows, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
-		ports := map[uint16]string{}
+		ports, files := map[uint16]string{}, map[string]route.Certificate{}
 		for i := range g.Listeners {
 			l := &g.Listeners[i]
+			files[l.Name] = route.Certificate{}
 			ports[l.Port] = "" // whether a node has it open is for its status to say
 			r.listeners[listenerKey{g.Name, l.Name}] = l
 		}
-		facts.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
+		facts.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports, Files: files}
 	}
 	for name, g := range route.Status(v.Edge, facts).Gateways {
 		for _, l := range g.Listeners {

@@ -65,6 +65,8 @@ type Options struct {
 	// Watch is a directory whose objects are applied, absolute; WatchConfirmed, that it may open the mesh.
 	Watch          string
 	WatchConfirmed bool
+	// CertificateDirs are those of the node of this process, by which objects are judged when they are applied; nil: the default.
+	CertificateDirs []string
 	// InRun asks the node of this process whether a caller belongs to a run.
 	InRun func(*attest.Process) (bool, error)
 }
@@ -118,7 +120,7 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	if o.RootNamespace == "" {
 		o.RootNamespace = "istio-system"
 	}
-	s := &Server{o: o, started: time.Now(), catalog: catalog.New(o.Store), registry: registry.New(o.Store), joins: attest.NewJoins(o.Store)}
+	s := &Server{o: o, started: time.Now(), catalog: catalog.New(o.Store, o.Sealer), registry: registry.New(o.Store), joins: attest.NewJoins(o.Store)}
 	s.world.init()
 	if err := s.openMesh(ctx); err != nil {
 		return nil, err
@@ -196,7 +198,7 @@ func (s *Server) makeMesh(ctx context.Context) error {
 		return fmt.Errorf("%v", faults)
 	}
 	objects[0].Places = resource.Places{}
-	plan, err := catalog.Prepare(nil, []catalog.Change{{Object: objects[0]}}, time.Now())
+	plan, err := s.catalog.Prepare(nil, []catalog.Change{{Object: objects[0]}}, time.Now())
 	if err != nil {
 		return err
 	}

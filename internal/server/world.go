@@ -35,6 +35,8 @@ type world struct {
 	moved  chan struct{}       // closed when seen grows
 	broken *unreadable         // what came after now, if it cannot be read
 	values map[string]store.KV // owned by the one goroutine that follows the store
+
+	parsed map[route.Name]certificate // owned by it too
 }
 
 // view is one revision: what nodes are told, and what only the server needs.
@@ -54,6 +56,8 @@ type view struct {
 	keys        *jose.Set     // their public parts
 	directory   *grant.Directory
 	tokens      *token.World
+
+	certificates map[route.Name]certificate // that listeners refer to
 }
 
 func newView(w *snapshot.World) *view {
@@ -245,6 +249,7 @@ func (s *Server) view(rev int64) (*view, error) {
 		return nil, fmt.Errorf("compiling the policies: %v", faults[0])
 	}
 	v.compiled = compiled
+	s.certificates(v)
 	if err := s.readTokens(v); err != nil {
 		return nil, err
 	}
@@ -256,7 +261,7 @@ func (s *Server) view(rev int64) (*view, error) {
 func (s *Server) take(v *view, kv store.KV) error {
 	switch {
 	case strings.HasPrefix(kv.Key, catalog.Prefix):
-		r, err := catalog.Decode(kv)
+		r, err := catalog.Decode(kv, s.o.Sealer)
 		if err != nil {
 			return err
 		}
@@ -357,6 +362,7 @@ func addObject(v *view, r catalog.Record) error {
 	case "EndpointSlice":
 		return addTo(&w.Edge.Endpoints, r, resource.EndpointSlice)
 	case "ConfigMap": // nothing that is built reads it
+	case "Secret": // see certificates
 	case "Namespace":
 		labels, err := resource.NamespaceLabels(r.Object)
 		if err != nil {

@@ -89,6 +89,8 @@ type World struct {
 	Instances []Instance                     // sorted by node, id
 	Nodes     map[string][]string            // node → its selectors, "node:name:…" first
 	Secrets   map[string][]byte              // kind → value, opened
+
+	Certificates []Certificate // Secrets that Gateways may show
 }
 
 // Tokens are the token service as verifiers know it.
@@ -140,6 +142,9 @@ type Node struct {
 	Services  map[string]Service // by "ns/name"
 	Instances map[string]Instance
 	Secrets   map[string][]byte
+
+	Certificates map[route.Name]route.Certificate
+	KeyPairs     map[route.Name]KeyPair // those of Gateways that may run here
 }
 
 // Resources are the named pieces of what a node must know: name → content (JSON).
@@ -216,6 +221,9 @@ func Of(w *World, node string) (Resources, error) {
 		return nil, err
 	}
 	if err := putEdge(&w.Edge, put); err != nil {
+		return nil, err
+	}
+	if err := putCertificates(w, own.Entries, put); err != nil {
 		return nil, err
 	}
 	for td, b := range w.Bundles {
@@ -374,6 +382,8 @@ func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
 		Bundles: map[string][]byte{}, Services: map[string]Service{},
 		Instances: map[string]Instance{}, Secrets: map[string][]byte{},
 		Edge: route.Objects{Namespaces: map[string]map[string]string{}},
+
+		Certificates: map[route.Name]route.Certificate{}, KeyPairs: map[route.Name]KeyPair{},
 	}
 	for _, key := range slices.Sorted(maps.Keys(r)) {
 		if err := n.take(key, r[key]); err != nil {
@@ -456,6 +466,10 @@ func (n *Node) take(key string, b []byte) error {
 			return err
 		}
 		n.Edge.Namespaces[rest] = labels
+	case "certificate":
+		return n.takeCertificate(rest, b)
+	case "keypair":
+		return n.takeKeyPair(rest, b)
 	case "bundle":
 		n.Bundles[rest] = b
 	case "secret":
