@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -152,7 +153,7 @@ func newMesh(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(lineage.Close)
-	m.n, err = New(Options{Dir: nodeDir, Lineage: lineage, Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}})
+	m.n, err = New(Options{Dir: nodeDir, Lineage: lineage, Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}, CertificateDirs: []string{m.certs()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +273,7 @@ func (m *mesh) change(ch catalog.Change) {
 		m.t.Fatal(err)
 	}
 	if ch.Remove {
-		ch.Object = known[catalog.Key("Workload", "shop", ch.Object.Name)].Object
+		ch.Object = known[catalog.Key(cmp.Or(ch.Object.Kind, "Workload"), cmp.Or(ch.Object.Namespace, "shop"), ch.Object.Name)].Object
 	}
 	p, err := c.Prepare(known, []catalog.Change{ch}, time.Now())
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ type house struct {
 	gateway member
 	http    string // address of the door without TLS
 	https   string
-	pair    tls.Certificate // for shop.test
+	shown   atomic.Pointer[Shown] // for shop.test
 }
 
 const (
@@ -50,10 +51,10 @@ func newHouse(t testing.TB, s setup, rules ...route.Rule) *house {
 		doors[i] = Door{Listener: ln, Port: port}
 	}
 	h.http, h.https = doors[0].Listener.Addr().String(), doors[1].Listener.Addr().String()
-	h.pair = *h.ca.Leaf(t, edgeID, func(c *x509.Certificate) { c.ExtraExtensions, c.DNSNames = nil, []string{"shop.test"} })
+	h.show(0)
 	doors[1].Certificate = func(listener, _ string) Shown {
 		if listener == "secure" {
-			return Shown{Certificates: []tls.Certificate{h.pair}}
+			return *h.shown.Load()
 		}
 		return Shown{}
 	}
@@ -61,6 +62,13 @@ func newHouse(t testing.TB, s setup, rules ...route.Rule) *house {
 	h.serve(rules...)
 	h.admit(policy.Rule{From: []policy.Source{{RequestPrincipals: []string{foreignID + "/*"}}}})
 	return h
+}
+
+// show has the door show a new certificate, to no older version of TLS than least.
+func (h *house) show(least uint16) *x509.Certificate {
+	pair := *h.ca.Leaf(h.t, edgeID, func(c *x509.Certificate) { c.ExtraExtensions, c.DNSNames = nil, []string{"shop.test"} })
+	h.shown.Store(&Shown{Certificates: []tls.Certificate{pair}, Least: least})
+	return pair.Leaf
 }
 
 // serve puts one route with these rules in force.

@@ -114,7 +114,7 @@ func (f *face) connState(c net.Conn, s http.ConnState) {
 			l.run.open.remove(l)
 		}
 	case http.StateIdle:
-		f.retire(c)
+		f.idle(c)
 	case http.StateHijacked: // the tunnel's handler lets the link go
 		f.take(c)
 	}

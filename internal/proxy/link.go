@@ -180,8 +180,12 @@ func (l *link) recheck(v *view) {
 	switch {
 	case l.tcp != nil: // nothing was proven to us
 	case l.door != nil:
-		if l.greeted.Load() && !l.admits(v) || l.outdated() && l.active.Load() == 0 {
+		switch {
+		case !l.greeted.Load():
+		case !l.admits(v):
 			l.close()
+		case l.outdated():
+			l.retire()
 		}
 	case l.state == nil:
 		if l.run.policy(v).Mode(l.port) == policy.Strict {

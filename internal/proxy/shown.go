@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"net"
+	"time"
 )
 
 // Shown is what a listener shows: the certificate that fits best first. Without one the handshake fails. Least is the
@@ -32,8 +33,20 @@ func (l *link) outdated() bool {
 	return at != nil && l.door.Certificate(at.Listener, name).Least > l.front.Version
 }
 
-// retire closes such a connection when it has nothing to do any more.
-func (f *face) retire(c net.Conn) {
+// tailTime is what a connection has to write out what its last exchange left.
+const tailTime = time.Second
+
+// retire closes such a connection once it has had nothing to do for a moment.
+func (l *link) retire() {
+	time.AfterFunc(tailTime, func() {
+		if l.active.Load() == 0 && l.outdated() {
+			l.close()
+		}
+	})
+}
+
+// idle hears that a connection has nothing to do.
+func (f *face) idle(c net.Conn) {
 	if !f.edge {
 		return
 	}
@@ -41,6 +54,6 @@ func (f *face) retire(c net.Conn) {
 	l := f.links[c]
 	f.mu.Unlock()
 	if l != nil && l.outdated() {
-		l.close()
+		l.retire()
 	}
 }
