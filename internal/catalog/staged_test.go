@@ -24,7 +24,7 @@ func set(t *testing.T, c *Catalog, changes []Change) (int64, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := PrepareSet(known, changes, time.Now())
+	p, err := c.PrepareSet(known, changes, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestCommitSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(t, c, st, 0, 0)
-	if _, err := PrepareSet(nil, slices.Repeat(many(t, 1, "{}"), MaxSet+1), time.Now()); !errors.As(err, &TooMany{}) {
+	if _, err := c.PrepareSet(nil, slices.Repeat(many(t, 1, "{}"), MaxSet+1), time.Now()); !errors.As(err, &TooMany{}) {
 		t.Errorf("%d changes: %v", MaxSet+1, err)
 	}
 }
@@ -90,12 +90,12 @@ func TestCommitSetFails(t *testing.T) {
 				}
 				return store.Normal
 			}})
-			c := New(st)
+			c := New(st, nil)
 			if _, err := set(t, c, many(t, n, "{}")); err != nil {
 				t.Fatal(err)
 			}
 			known, _, _ := c.All(t.Context())
-			p, err := PrepareSet(known, many(t, n, "{rules: [{}]}"), time.Now())
+			p, err := c.PrepareSet(known, many(t, n, "{rules: [{}]}"), time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,7 +115,7 @@ func TestCommitSetFails(t *testing.T) {
 				want = 2
 			}
 			if at%2 == 0 {
-				c = New(st) // a new start
+				c = New(st, nil) // a new start
 				if _, err := c.Finish(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -144,7 +144,7 @@ func TestCommitSetForgetsLeftovers(t *testing.T) {
 		return store.Normal
 	}})
 	t.Cleanup(func() { st.Close() })
-	c := New(st)
+	c := New(st, nil)
 	armed = 4 // three parts, and then it fails
 	if _, err := set(t, c, many(t, 3*partOps, "{}")); err == nil {
 		t.Fatal("the store did not fail")

@@ -1,7 +1,6 @@
 package resource
 
 import (
-	"encoding/json"
 	"maps"
 	slash "path"
 	"slices"
@@ -96,24 +95,4 @@ func listenerTLS(l *route.Listener, options map[string]string) {
 	if chain, key, ok := cutFiles(options[filesOption]); ok {
 		l.Files = &route.Files{Chain: chain, Key: key}
 	}
-}
-
-// OwnUnsaid names the listeners of an accepted Gateway that show a certificate of our own authority without saying so.
-func OwnUnsaid(o Object) []string {
-	spec, err := specOf[struct {
-		GatewayClassName, DefaultScope                   string
-		Listeners                                        []listenerSpec
-		Addresses, Infrastructure, AllowedListeners, TLS json.RawMessage
-	}](o, "Gateway")
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, l := range spec.Listeners {
-		said := l.TLS.Options[certificateOption] != "" || l.TLS.Options[filesOption] != "" || len(l.TLS.CertificateRefs) > 0
-		if l.Protocol == string(route.HTTPS) && !said {
-			out = append(out, l.Name)
-		}
-	}
-	return out
 }

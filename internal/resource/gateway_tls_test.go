@@ -3,7 +3,6 @@ package resource
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,19 +72,5 @@ func TestSecCertificateFilesRefused(t *testing.T) {
 		if objects, _ := Decode([]File{{"in.yaml", []byte(in)}}, Options{CertificateDirs: []string{"/nowhere", dir}}); (len(objects) == 1) != ok {
 			t.Errorf("%s with %s: got %d objects", in, dir, len(objects))
 		}
-	}
-}
-
-// Row A19: what shows our own certificate without saying so is named.
-func TestOwnUnsaid(t *testing.T) {
-	objects, faults := decodeGateway(gatewayText + `spec: {gatewayClassName: c, listeners: [
-  {name: bare, port: 443, protocol: HTTPS}, {name: strict, port: 444, protocol: HTTPS, tls: {options: {countersign.dev/min-version: '1.3'}}},
-  {name: said, port: 445, protocol: HTTPS, tls: {options: {countersign.dev/certificate: own}}}, {name: ref, port: 446, protocol: HTTPS, tls: {certificateRefs: [{name: s}]}},
-  {name: plain, port: 80, protocol: HTTP}]}`)
-	if len(objects) != 1 {
-		t.Fatal(faults)
-	}
-	if got, want := OwnUnsaid(objects[0]), []string{"bare", "strict"}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
 	}
 }

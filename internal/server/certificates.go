@@ -74,20 +74,22 @@ func (v *view) secret(name route.Name) route.Certificate {
 	if c, ok := v.certificates[name]; ok {
 		return c.Certificate.Certificate
 	}
+	return noSecret()
+}
+
+func noSecret() route.Certificate {
 	return route.Certificate{Fault: "does not exist; apply it or correct the name"}
 }
 
-// ownNotes are said of a Gateway that is written: what its callers have to trust.
-func ownNotes(changes []catalog.Change, results []string) (notes []string) {
-	for i, ch := range changes {
-		if ch.Remove || ch.Object.Kind != "Gateway" || results[i] == catalog.Unchanged || len(notes) == maxWarnings {
-			continue
+// secretOf is secret for objects that are not in force yet.
+func secretOf(objects map[string]catalog.Record) func(route.Name) route.Certificate {
+	return func(name route.Name) route.Certificate {
+		r, ok := objects[catalog.Key("Secret", name.Namespace, name.Name)]
+		if !ok {
+			return noSecret()
 		}
-		for _, name := range resource.OwnUnsaid(ch.Object) {
-			notes = append(notes, fmt.Sprintf("listener %s names no certificate; our own is used (ca root)", name))
-		}
+		return parseCertificate(r).Certificate.Certificate
 	}
-	return notes
 }
 
 // Bounds of what a node says of certificate files.

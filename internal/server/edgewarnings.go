@@ -20,7 +20,7 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 		return nil
 	}
 	v.Services = s.world.load().Services
-	facts := v.ifAllRuns()
+	facts := v.ifAllRuns(then)
 	s.foresee(v, &facts)
 	w := edgeWarner{v: v, status: route.Status(v.Edge, facts), then: then, entered: map[route.Name]bool{}}
 	for _, ch := range b.changes {
@@ -41,20 +41,20 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 }
 
 // ifAllRuns are the facts of a mesh where every Gateway has its ports.
-func (v *view) ifAllRuns() route.Facts {
+func (v *view) ifAllRuns(objects map[string]catalog.Record) route.Facts {
 	table, invalid := route.Compile(route.Attach(v.Edge))
 	limits := route.CompileLimits(v.Edge, table)
 	invalid = append(invalid, limits.Faults()...)
 	for i := range v.Edge.Routes {
 		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
 	}
-	f := route.Facts{Backend: v.backing, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
+	f := route.Facts{Backend: v.backing, Secret: secretOf(objects), RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
-		ports := map[uint16]string{}
+		ports, files := map[uint16]string{}, map[string]route.Certificate{}
 		for _, l := range g.Listeners {
-			ports[l.Port] = ""
+			ports[l.Port], files[l.Name] = "", route.Certificate{}
 		}
-		f.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports}
+		f.Gateways[g.Name] = route.GatewayFacts{Live: true, Ports: ports, Files: files}
 	}
 	return f
 }

@@ -182,7 +182,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
-	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: b.rev, DryRun: b.dryRun, Notes: ownNotes(b.changes, plan.Results)}
+	reply := admin.ApplyReply{Objects: []admin.Result{}, Revision: b.rev, DryRun: b.dryRun}
 	for i, ch := range b.changes {
 		o := ch.Object
 		reply.Objects = append(reply.Objects, admin.Result{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Result: plan.Results[i]})
