@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 		"issuer":      foreignIssuer,
 		"svidfiles":   svidFiles,
 		"handover":    handOver,
+		"pair":        certificatePair,
 	})
 }
 

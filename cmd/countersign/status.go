@@ -80,6 +80,9 @@ func (e *env) status(ctx context.Context) error {
 	if err := e.printWorkloads(s.Workloads); err != nil {
 		return err
 	}
+	if err := e.printGateways(s.Gateways); err != nil {
+		return err
+	}
 	return e.printLastMinute(local.LastMinute)
 }
 
@@ -109,6 +112,7 @@ func (e *env) gather(ctx context.Context) (admin.ServerStatus, admin.LocalStatus
 	slices.SortFunc(workloads, func(a, b admin.Workload) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+	s.Gateways = e.joinCertificates(s.Gateways, local.Certificates)
 	s.Workloads, s.LastMinute = workloads, &local.LastMinute
 	return s, local, nil
 }

@@ -171,6 +171,8 @@ type ServerStatus struct {
 	Plaintext   []string     `json:"plaintext,omitempty"` // services, ns/name, that Gateways may call in clear text
 	LastMinute  *LastMinute  `json:"last_minute,omitempty"`
 	Watch       *WatchStatus `json:"watch,omitempty"`
+
+	Gateways []GatewayStatus `json:"gateways,omitempty"`
 }
 
 // WatchStatus is how the watched directory fares. With an error what was good before is in force.
@@ -232,6 +234,8 @@ type LocalStatus struct {
 	LastMinute  LastMinute `json:"last_minute"`
 	Workloads   []Workload `json:"workloads"` // that run here
 	Since       time.Time  `json:"since"`     // refusals are known from here on
+
+	Certificates []ShownCertificate `json:"certificates,omitempty"` // of Gateways
 }
 
 // WhyRequest is POST /v1/why: on node.sock about a refusal (ID, or the last between From and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"countersign.dev/internal/admin"
 	"countersign.dev/internal/proxy"
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/route"
@@ -138,12 +139,18 @@ func (g *gateways) shows(key doorKey) error {
 	return fmt.Errorf("no certificate of Gateway %s for port %d is here yet", key.gateway, key.port)
 }
 
-// ends is when what a listener shows ends; of several the first to end. Zero: it shows nothing.
-func (g *gateways) ends(key listenerKey) (first time.Time) {
-	for _, c := range g.shown(key, "").Certificates {
-		if c.Leaf != nil && (first.IsZero() || c.Leaf.NotAfter.Before(first)) {
-			first = c.Leaf.NotAfter
+// ends is when what the listeners show ends; of several certificates the first to end.
+func (g *gateways) ends() (out []admin.ShownCertificate) {
+	for key := range g.n.snap.Load().faces {
+		var first time.Time
+		for _, c := range g.shown(key, "").Certificates {
+			if c.Leaf != nil && (first.IsZero() || c.Leaf.NotAfter.Before(first)) {
+				first = c.Leaf.NotAfter
+			}
+		}
+		if !first.IsZero() {
+			out = append(out, admin.ShownCertificate{Namespace: key.gateway.Namespace, Name: key.gateway.Name, Listener: key.listener, NotAfter: first.UTC()})
 		}
 	}
-	return first
+	return out
 }

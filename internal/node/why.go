@@ -428,6 +428,7 @@ func (n *Node) status(context.Context, struct{}) (admin.LocalStatus, error) {
 		}
 		out.Workloads = append(out.Workloads, w)
 	}
+	out.Certificates = n.gateways.ends()
 	return out, nil
 }
 

@@ -142,6 +142,7 @@ func (s *Server) status(ctx context.Context, _ struct{}) (admin.ServerStatus, er
 			out.Plaintext = append(out.Plaintext, svc.String())
 		}
 	}
+	out.Gateways = s.gatewayStates()
 	return out, nil
 }
 

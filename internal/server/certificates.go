@@ -2,12 +2,14 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/pem"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"countersign.dev/internal/admin"
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/control"
 	"countersign.dev/internal/resource"
@@ -125,4 +127,30 @@ func takeFiles(f *route.GatewayFacts, g *route.Gateway, files []*control.Gateway
 		}
 		f.Files[p.Listener] = route.Certificate{Fault: p.Fault, Kept: p.Kept, Names: p.Names}
 	}
+}
+
+// gatewayStates are the Gateways as status tells them; when what they show ends their nodes know.
+func (s *Server) gatewayStates() (out []admin.GatewayStatus) {
+	e := s.edge()
+	for _, g := range e.Edge.Ours() {
+		status := e.Gateways[g.Name]
+		row := admin.GatewayStatus{Namespace: g.Namespace, Name: g.Name.Name, Addresses: []string{}, Listeners: []admin.ListenerStatus{}}
+		for _, a := range status.Addresses {
+			row.Addresses = append(row.Addresses, a.Value)
+		}
+		for i, l := range status.Listeners {
+			at := admin.ListenerStatus{Name: l.Name, Port: g.Listeners[i].Port, Protocol: string(g.Listeners[i].Protocol)}
+			for _, c := range l.Conditions {
+				switch {
+				case c.Type == "Programmed":
+					at.Programmed = c.Status == "True"
+				case c.Status == "False" && (c.Type == "ResolvedRefs" || c.Type == "Accepted"):
+					at.Fault = cmp.Or(at.Fault, c.Reason)
+				}
+			}
+			row.Listeners = append(row.Listeners, at)
+		}
+		out = append(out, row)
+	}
+	return out
 }

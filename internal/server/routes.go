@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/catalog"
@@ -152,11 +153,19 @@ func (r *routing) listener(at *route.Router) admin.RouteListener {
 	}
 	if at.Protocol == route.HTTPS {
 		l.Certificate = "of our own authority"
-		if refs := r.listeners[listenerKey{at.Gateway, at.Listener}].Certificates; len(refs) > 0 {
-			var names []string
-			for _, ref := range refs {
-				names = append(names, ref.Kind.String()+"/"+ref.Name.String())
+		of := r.listeners[listenerKey{at.Gateway, at.Listener}]
+		var names []string
+		for _, ref := range of.Certificates {
+			name := ref.Kind.String() + "/" + ref.Name.String()
+			if c := r.certificates[ref.Name]; !c.notAfter.IsZero() {
+				name += " until " + c.notAfter.UTC().Format(time.DateOnly)
 			}
+			names = append(names, name)
+		}
+		if of.Files != nil {
+			names = append(names, "files "+of.Files.Chain+", "+of.Files.Key)
+		}
+		if len(names) > 0 {
 			l.Certificate = strings.Join(names, ", ")
 		}
 	}
