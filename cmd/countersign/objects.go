@@ -30,9 +30,9 @@ func applyCommand() *command {
 		about: `Takes Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication
 as they are; Workload, OAuthClient, OAuthResource, TrustedIssuer,
 DelegationPolicy and RateLimit; of the Gateway API GatewayClass, Gateway,
-HTTPRoute, ReferenceGrant, Namespace, Service, EndpointSlice, ConfigMap. Every
-fault of every file is told at once, with its place; then nothing is changed. Of
-a directory: .yaml, .yml, .json, sorted.`,
+HTTPRoute, ReferenceGrant, Namespace, Secret, Service, EndpointSlice, ConfigMap.
+Every fault of every file is told at once, with its place; then nothing is
+changed. Of a directory: .yaml, .yml, .json, sorted.`,
 		flags: func(f *flags) {
 			f.list(&o.files, "f", "FILE|DIR|-", "what to apply; may be repeated")
 			f.yes(&o.dryRun, "dry-run", "say what would change, change nothing")

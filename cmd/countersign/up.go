@@ -323,7 +323,7 @@ func (h *house) openRoles(ctx context.Context) error {
 	h.server, err = server.Open(ctx, server.Options{
 		Dir: dir, Store: h.store, Sealer: sealer, Cluster: cluster, Name: machineName(), Version: version,
 		TrustDomain: h.config.TrustDomain, RootNamespace: h.config.RootNamespace, SVIDTTL: h.config.SVIDTTL,
-		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log,
+		AllowAny: h.config.AllowAny, Metrics: h.metrics, Log: h.log, CertificateDirs: h.config.CertificateDirs,
 		InRun: h.lineage.InRun, Tokens: h.tokenSet, Home: machineName(), Refuses: h.gateways.Refuses, OwnPorts: h.inTheWay(), Handed: h.handed(), Watch: h.o.watch, WatchConfirmed: h.e.yes,
 	})
 	if err != nil {
@@ -445,7 +445,7 @@ func (h *house) openNode(ctx context.Context) error {
 	}
 	n, err := node.New(node.Options{
 		Dir: h.nodeDir, Lineage: h.lineage, Code: code, Name: machineName(), Dial: h.memory.Dial, Version: version, Metrics: h.metrics, Log: h.log,
-		Down: h.down, Event: h.event, Egress: h.egress(), OwnPorts: h.ownPorts(), Addresses: h.gateways,
+		Down: h.down, Event: h.event, Egress: h.egress(), OwnPorts: h.ownPorts(), Addresses: h.gateways, CertificateDirs: h.config.CertificateDirs,
 	})
 	if err != nil {
 		return err
