@@ -9,7 +9,8 @@ func commands() []*command {
 		routeListCommand(), routeShowCommand(), routeTestCommand(),
 		tokenIssueCommand(), tokenExchangeCommand(), tokenVerifyCommand(), tokenRevokeCommand(), tokenRotateCommand(),
 		clientCreateCommand(), clientListCommand(), clientShowCommand(), clientRotateCommand(), clientDeleteCommand(),
-		jwtVerifyCommand(), jwtInspectCommand(), keyScanCommand(),
+		keyCreateCommand(), keyListCommand(), keyShowCommand(), keyRotateCommand(), keyRevokeCommand(), keyScanCommand(),
+		jwtVerifyCommand(), jwtInspectCommand(),
 		caRootCommand(), caStatusCommand(),
 		versionCommand(), shopCommand(),
 	}

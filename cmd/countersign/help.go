@@ -68,7 +68,7 @@ func nounHelp(noun string) string {
 		"token":  "Access tokens of this mesh: get, exchange, judge and revoke them.",
 		"client": "OAuth clients: who may ask for which tokens, beside the workloads themselves.",
 		"jwt":    "Any JSON Web Token, offline.",
-		"key":    "API keys: find those that leaked.",
+		"key":    "API keys: make, rotate and end them, and find those that leaked.",
 		"route":  "The routes of Gateways: which rule takes a request, and why.",
 	}[noun]
 	if about == "" {

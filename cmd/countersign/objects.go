@@ -29,7 +29,7 @@ func applyCommand() *command {
 		usage: "-f FILE|DIR|- [flags]",
 		about: `Takes Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication
 as they are; Workload, OAuthClient, OAuthResource, TrustedIssuer,
-DelegationPolicy and RateLimit; of the Gateway API GatewayClass, Gateway,
+DelegationPolicy, RateLimit, APIKey; of the Gateway API GatewayClass, Gateway,
 HTTPRoute, ReferenceGrant, Namespace, Secret, Service, EndpointSlice, ConfigMap.
 Every fault of every file is told at once, with its place; then nothing is
 changed. Of a directory: .yaml, .yml, .json, sorted.`,

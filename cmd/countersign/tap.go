@@ -194,6 +194,9 @@ func (v *tapView) row(when, call, request, answer, took, by, colour string) {
 // parties are caller and callee as people know them; a caller that proved nothing is "?".
 func parties(rec *audit.Record, inForce string) (from, to string) {
 	from, to = short(rec.PeerID, rec.Node, inForce), short(rec.DstID, rec.Node, inForce)
+	if from == "" && rec.Subject != nil && strings.HasPrefix(rec.Sub, "key:") {
+		from = stranger(rec.Sub)
+	}
 	if from == "" {
 		from = "?"
 	}

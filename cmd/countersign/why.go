@@ -165,6 +165,10 @@ func (e *env) facts(b *strings.Builder, w admin.Why) {
 	line := func(label, text string) { fmt.Fprintf(b, "  %-8s  %s\n", label, text) }
 	line("call", strings.TrimRight(from+" "+mark("→")+" "+to+"   "+strings.TrimSpace(w.Call.Method+" "+stranger(w.Call.Path)), " "))
 	switch {
+	case w.Peer == nil && w.KeyID != "" && strings.HasPrefix(w.For, "key:"):
+		line("caller", "nobody was proven by a certificate; API key "+stranger(w.KeyID))
+	case w.Peer == nil && w.KeyID != "":
+		line("caller", "nobody was proven; it showed API key "+stranger(w.KeyID))
 	case w.Peer == nil:
 		line("caller", "nobody was proven")
 	case w.Peer.SPIFFEID != "":

@@ -301,6 +301,7 @@ type Why struct {
 	Call              Call       `json:"call"`
 	Peer              *PeerFacts `json:"peer,omitempty"`
 	For               string     `json:"for,omitempty"` // the subject of its token, as records tell it
+	KeyID             string     `json:"api_key_id,omitempty"`
 	Policy            string     `json:"policy,omitempty"`
 	Rule              *int       `json:"rule,omitempty"`
 	Place             *Place     `json:"place,omitempty"`

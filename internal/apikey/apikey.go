@@ -64,6 +64,16 @@ func Parse(text []byte) (Key, error) {
 	return Key{new(string(text))}, nil
 }
 
+// Is reports whether a text is a key. It does not allocate.
+func Is(text string) bool {
+	if len(text) != Len {
+		return false
+	}
+	var p [Len]byte
+	copy(p[:], text)
+	return shaped(p[:]) && intact(p[:])
+}
+
 // Mint makes a key from 48 bytes of random, which is crypto/rand.Reader but in tests.
 func Mint(random io.Reader, env Env) (Key, error) {
 	var id [16]byte // 2^128 over 62^10: no digit is likelier by more than 2^-68
@@ -188,3 +198,9 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // MarshalText is String: a key is stored as its hash.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// Seal gives what has the form of a key the checksum that fits it.
+func Seal(text []byte) []byte {
+	sum := checksum(text)
+	return append(text[:crcAt:crcAt], sum[:]...)
+}

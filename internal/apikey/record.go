@@ -59,3 +59,28 @@ func (r *Record) admits(source netip.Addr) bool {
 	}
 	return false
 }
+
+// State is what a secret of a record is good for.
+type State string
+
+// The states of a secret.
+const (
+	StateActive   State = "active"
+	StateDisabled State = "disabled"
+	StateExpired  State = "expired"
+	StateRotated  State = "rotated_out"
+)
+
+// State is that of secret i.
+func (r *Record) State(i int, now time.Time) State {
+	e := entry{record: r, until: r.Secrets[i].Until}
+	switch e.ended(now) {
+	case "":
+		return StateActive
+	case Disabled:
+		return StateDisabled
+	case Expired:
+		return StateExpired
+	}
+	return StateRotated
+}

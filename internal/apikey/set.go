@@ -31,6 +31,7 @@ const (
 	RotatedOut  Reason = "rotated_out"
 	WrongEnv    Reason = "env"
 	WrongSource Reason = "cidr"
+	OutOfReach  Reason = "reach" // step 9, which is the caller's
 )
 
 // Code is the reason as the audit record spells it, layer token.
@@ -40,10 +41,37 @@ func (r Reason) Code() string {
 		return ""
 	case Disabled, Expired, RotatedOut:
 		return "key_expired"
-	case WrongEnv, WrongSource:
+	case WrongEnv, WrongSource, OutOfReach:
 		return "key_scope"
 	}
 	return "key_unknown"
+}
+
+// Words are the reason as an operator reads it.
+func (r Reason) Words() string {
+	switch r {
+	case Malformed:
+		return "it does not have the form of an API key"
+	case BadChecksum:
+		return "its checksum is wrong: it was mistyped or cut"
+	case UnknownID:
+		return "no API key has its id"
+	case WrongSecret:
+		return "its secret is wrong"
+	case Disabled:
+		return "the API key is disabled"
+	case Expired:
+		return "the API key has ended"
+	case RotatedOut:
+		return "this secret of the API key was rotated out"
+	case WrongEnv:
+		return "the Gateway takes API keys of the other environment"
+	case WrongSource:
+		return "the API key may not be used from this address"
+	case OutOfReach:
+		return "the API key is not for what the route leads to"
+	}
+	return ""
 }
 
 // Verdict is what a Set says of a key. ID is of the record, never a stranger's text; it is there
@@ -91,7 +119,7 @@ func Build(records []Record, trustDomain string, pepper *Pepper) (*Set, []Fault)
 		for j, secret := range r.Secrets {
 			id := [idLen]byte([]byte(secret.ID))
 			if first := s.secrets[id]; first != nil {
-				faults = append(faults, taken(r, j, first.record))
+				faults = append(faults, Taken(r, j, first.record))
 				continue
 			}
 			sum, _ := decodeSum(secret.SHA256)
@@ -101,9 +129,9 @@ func Build(records []Record, trustDomain string, pepper *Pepper) (*Set, []Fault)
 	return s, faults
 }
 
-// taken names the namespace of who has the id and not the object, which the writer may not be
-// allowed to see (security.md 4).
-func taken(r *Record, secret int, by *Record) Fault {
+// Taken is the fault of a secret whose id another record has. It names the namespace of who has the id and not the
+// object, which the writer may not be allowed to see (security.md 4).
+func Taken(r *Record, secret int, by *Record) Fault {
 	code := foreign
 	if by.Namespace == r.Namespace {
 		code = twice
@@ -190,4 +218,27 @@ func (e *entry) ended(now time.Time) Reason {
 		return RotatedOut
 	}
 	return ""
+}
+
+// Still is the record of an ID whose secret was shown and right before; nil: it counts no more.
+func (s *Set) Still(id string, now time.Time) *Record {
+	if s == nil || len(id) != idLen {
+		return nil
+	}
+	e := s.secrets[[idLen]byte([]byte(id))]
+	if e == nil || e.ended(now) != "" {
+		return nil
+	}
+	return e.record
+}
+
+// Holder is the record that an ID is of, be it ended or not; nil: none.
+func (s *Set) Holder(id string) *Record {
+	if s == nil || len(id) != idLen {
+		return nil
+	}
+	if e := s.secrets[[idLen]byte([]byte(id))]; e != nil {
+		return e.record
+	}
+	return nil
 }

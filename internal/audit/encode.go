@@ -64,6 +64,7 @@ func (rec *Record) channel(o *object) {
 	o.num("conn", rec.Conn)
 	o.addr("src_ip", rec.SrcIP)
 	o.num("src_port", uint64(rec.SrcPort))
+	o.str("api_key_id", rec.APIKeyID)
 }
 
 func (s *Subject) write(o *object) {

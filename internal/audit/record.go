@@ -70,6 +70,7 @@ const (
 	IssuedJWT    = "jwt-svid"
 	IssuedCA     = "ca"
 	IssuedBundle = "bundle"
+	IssuedKey    = "api_key"
 
 	ResultOK      = "ok"
 	ResultRefused = "refused"
@@ -115,6 +116,8 @@ type Record struct {
 	Conn       uint64     `json:"conn"` // number of the connection within the boot
 	SrcIP      netip.Addr `json:"src_ip"`
 	SrcPort    uint16     `json:"src_port"`
+
+	APIKeyID string `json:"api_key_id"` // of the secret that was shown, or made; never the key
 
 	// Subject: what the request's token said, or the token that was issued. Nil: there was none.
 	*Subject

@@ -69,7 +69,7 @@ func TestDecisionIDVector(t *testing.T) {
 
 // fields are the names of audit.md 2.2 that Record has, in ascending id.
 const fields = `id kind seq time node boot trace span parent request_id repeat phase
-side peer_id claimed_id peer_serial peer_fp peer_issuer tls_version tls_group tls_suite alpn sni conn src_ip src_port
+side peer_id claimed_id peer_serial peer_fp peer_issuer tls_version tls_group tls_suite alpn sni conn src_ip src_port api_key_id
 iss sub act jti client_id scopes token_type auth binding token_iat token_exp rti sid
 dst_id dst_instance service proto method host route path query_keys status grpc_status req_bytes resp_bytes dur upstream_dur retries port close_reason error
 decision layer reason policy rule rev detail stale

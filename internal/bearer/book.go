@@ -130,3 +130,19 @@ func (b *Book) check(c jose.Check, keys digest, read func() *jose.Set) *jose.Che
 	b.checks[p] = shared
 	return shared
 }
+
+// Directory is what the book knows of audiences; nil: nothing.
+func (b *Book) Directory() *grant.Directory {
+	if b == nil {
+		return nil
+	}
+	return b.facts.Directory
+}
+
+// Issuer is our own; "" while there is none.
+func (b *Book) Issuer() string {
+	if b == nil {
+		return ""
+	}
+	return b.facts.Issuer
+}

@@ -903,6 +903,7 @@ type ReportRequest struct {
 	//	*ReportRequest_Gone
 	//	*ReportRequest_KeyMiss
 	//	*ReportRequest_Gateways
+	//	*ReportRequest_Keys
 	What          isReportRequest_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -999,6 +1000,15 @@ func (x *ReportRequest) GetGateways() *GatewayState {
 	return nil
 }
 
+func (x *ReportRequest) GetKeys() *KeyUses {
+	if x != nil {
+		if x, ok := x.What.(*ReportRequest_Keys); ok {
+			return x.Keys
+		}
+	}
+	return nil
+}
+
 type isReportRequest_What interface {
 	isReportRequest_What()
 }
@@ -1027,6 +1037,10 @@ type ReportRequest_Gateways struct {
 	Gateways *GatewayState `protobuf:"bytes,6,opt,name=gateways,proto3,oneof"`
 }
 
+type ReportRequest_Keys struct {
+	Keys *KeyUses `protobuf:"bytes,7,opt,name=keys,proto3,oneof"`
+}
+
 func (*ReportRequest_Ensure) isReportRequest_What() {}
 
 func (*ReportRequest_Up) isReportRequest_What() {}
@@ -1038,6 +1052,8 @@ func (*ReportRequest_Gone) isReportRequest_What() {}
 func (*ReportRequest_KeyMiss) isReportRequest_What() {}
 
 func (*ReportRequest_Gateways) isReportRequest_What() {}
+
+func (*ReportRequest_Keys) isReportRequest_What() {}
 
 // Ensure asks that a Workload exists for a program that is to be run (identity.md 12.5).
 type Ensure struct {
@@ -1664,6 +1680,111 @@ func (x *ReportReply) GetRefusal() *Refusal {
 	return nil
 }
 
+// KeyUses says which secrets of API keys were taken since the last report, and which stood in a URL.
+type KeyUses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Used          []string               `protobuf:"bytes,1,rep,name=used,proto3" json:"used,omitempty"` // ids
+	Exposed       []*Exposed             `protobuf:"bytes,2,rep,name=exposed,proto3" json:"exposed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUses) Reset() {
+	*x = KeyUses{}
+	mi := &file_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUses) ProtoMessage() {}
+
+func (x *KeyUses) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUses.ProtoReflect.Descriptor instead.
+func (*KeyUses) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *KeyUses) GetUsed() []string {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
+func (x *KeyUses) GetExposed() []*Exposed {
+	if x != nil {
+		return x.Exposed
+	}
+	return nil
+}
+
+type Exposed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Gateway       string                 `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"` // namespace/name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exposed) Reset() {
+	*x = Exposed{}
+	mi := &file_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exposed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exposed) ProtoMessage() {}
+
+func (x *Exposed) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exposed.ProtoReflect.Descriptor instead.
+func (*Exposed) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Exposed) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Exposed) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
 // KeyMiss says that a token of a foreign issuer names a key that its key set does not hold.
 type KeyMiss struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1675,7 +1796,7 @@ type KeyMiss struct {
 
 func (x *KeyMiss) Reset() {
 	*x = KeyMiss{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1808,7 @@ func (x *KeyMiss) String() string {
 func (*KeyMiss) ProtoMessage() {}
 
 func (x *KeyMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1821,7 @@ func (x *KeyMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyMiss.ProtoReflect.Descriptor instead.
 func (*KeyMiss) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyMiss) GetIssuer() string {
@@ -1730,7 +1851,7 @@ type RevocationsFrame struct {
 
 func (x *RevocationsFrame) Reset() {
 	*x = RevocationsFrame{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1863,7 @@ func (x *RevocationsFrame) String() string {
 func (*RevocationsFrame) ProtoMessage() {}
 
 func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1876,7 @@ func (x *RevocationsFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsFrame.ProtoReflect.Descriptor instead.
 func (*RevocationsFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevocationsFrame) GetAll() bool {
@@ -1807,7 +1928,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1940,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1953,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Revocation) GetSeq() int64 {
@@ -1886,7 +2007,7 @@ type RevocationsAck struct {
 
 func (x *RevocationsAck) Reset() {
 	*x = RevocationsAck{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +2019,7 @@ func (x *RevocationsAck) String() string {
 func (*RevocationsAck) ProtoMessage() {}
 
 func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2032,7 @@ func (x *RevocationsAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationsAck.ProtoReflect.Descriptor instead.
 func (*RevocationsAck) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevocationsAck) GetEpoch() int64 {
@@ -1986,14 +2107,15 @@ const file_control_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xec\x02\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"\xa3\x03\n" +
 	"\rReportRequest\x128\n" +
 	"\x06ensure\x18\x01 \x01(\v2\x1e.countersign.control.v1.EnsureH\x00R\x06ensure\x12,\n" +
 	"\x02up\x18\x02 \x01(\v2\x1a.countersign.control.v1.UpH\x00R\x02up\x125\n" +
 	"\x05state\x18\x03 \x01(\v2\x1d.countersign.control.v1.StateH\x00R\x05state\x122\n" +
 	"\x04gone\x18\x04 \x01(\v2\x1c.countersign.control.v1.GoneH\x00R\x04gone\x12<\n" +
 	"\bkey_miss\x18\x05 \x01(\v2\x1f.countersign.control.v1.KeyMissH\x00R\akeyMiss\x12B\n" +
-	"\bgateways\x18\x06 \x01(\v2$.countersign.control.v1.GatewayStateH\x00R\bgatewaysB\x06\n" +
+	"\bgateways\x18\x06 \x01(\v2$.countersign.control.v1.GatewayStateH\x00R\bgateways\x125\n" +
+	"\x04keys\x18\a \x01(\v2\x1f.countersign.control.v1.KeyUsesH\x00R\x04keysB\x06\n" +
 	"\x04what\"\x8e\x02\n" +
 	"\x06Ensure\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
@@ -2043,7 +2165,13 @@ const file_control_proto_rawDesc = "" +
 	"\x06reason\x18\a \x01(\tR\x06reason\"d\n" +
 	"\vReportReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
-	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"3\n" +
+	"\arefusal\x18\x02 \x01(\v2\x1f.countersign.control.v1.RefusalR\arefusal\"X\n" +
+	"\aKeyUses\x12\x12\n" +
+	"\x04used\x18\x01 \x03(\tR\x04used\x129\n" +
+	"\aexposed\x18\x02 \x03(\v2\x1f.countersign.control.v1.ExposedR\aexposed\"3\n" +
+	"\aExposed\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\"3\n" +
 	"\aKeyMiss\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x10\n" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\"\xa5\x01\n" +
@@ -2083,7 +2211,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_control_proto_goTypes = []any{
 	(*RootsRequest)(nil),     // 0: countersign.control.v1.RootsRequest
 	(*RootsReply)(nil),       // 1: countersign.control.v1.RootsReply
@@ -2110,17 +2238,19 @@ var file_control_proto_goTypes = []any{
 	(*GatewayFiles)(nil),     // 22: countersign.control.v1.GatewayFiles
 	(*GatewayPort)(nil),      // 23: countersign.control.v1.GatewayPort
 	(*ReportReply)(nil),      // 24: countersign.control.v1.ReportReply
-	(*KeyMiss)(nil),          // 25: countersign.control.v1.KeyMiss
-	(*RevocationsFrame)(nil), // 26: countersign.control.v1.RevocationsFrame
-	(*Revocation)(nil),       // 27: countersign.control.v1.Revocation
-	(*RevocationsAck)(nil),   // 28: countersign.control.v1.RevocationsAck
-	nil,                      // 29: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
-	nil,                      // 30: countersign.control.v1.Ensure.LabelsEntry
+	(*KeyUses)(nil),          // 25: countersign.control.v1.KeyUses
+	(*Exposed)(nil),          // 26: countersign.control.v1.Exposed
+	(*KeyMiss)(nil),          // 27: countersign.control.v1.KeyMiss
+	(*RevocationsFrame)(nil), // 28: countersign.control.v1.RevocationsFrame
+	(*Revocation)(nil),       // 29: countersign.control.v1.Revocation
+	(*RevocationsAck)(nil),   // 30: countersign.control.v1.RevocationsAck
+	nil,                      // 31: countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	nil,                      // 32: countersign.control.v1.Ensure.LabelsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: countersign.control.v1.Resource.resource:type_name -> countersign.control.v1.Content
 	4,  // 1: countersign.control.v1.DeltaRequest.node:type_name -> countersign.control.v1.Node
-	29, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
+	31, // 2: countersign.control.v1.DeltaRequest.initial_resource_versions:type_name -> countersign.control.v1.DeltaRequest.InitialResourceVersionsEntry
 	5,  // 3: countersign.control.v1.DeltaRequest.error_detail:type_name -> countersign.control.v1.Status
 	7,  // 4: countersign.control.v1.DeltaResponse.resources:type_name -> countersign.control.v1.Resource
 	11, // 5: countersign.control.v1.IssueRequest.wants:type_name -> countersign.control.v1.Want
@@ -2130,31 +2260,33 @@ var file_control_proto_depIdxs = []int32{
 	17, // 9: countersign.control.v1.ReportRequest.up:type_name -> countersign.control.v1.Up
 	19, // 10: countersign.control.v1.ReportRequest.state:type_name -> countersign.control.v1.State
 	20, // 11: countersign.control.v1.ReportRequest.gone:type_name -> countersign.control.v1.Gone
-	25, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
+	27, // 12: countersign.control.v1.ReportRequest.key_miss:type_name -> countersign.control.v1.KeyMiss
 	21, // 13: countersign.control.v1.ReportRequest.gateways:type_name -> countersign.control.v1.GatewayState
-	30, // 14: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
-	18, // 15: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
-	23, // 16: countersign.control.v1.GatewayState.ports:type_name -> countersign.control.v1.GatewayPort
-	22, // 17: countersign.control.v1.GatewayState.files:type_name -> countersign.control.v1.GatewayFiles
-	14, // 18: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
-	27, // 19: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
-	0,  // 20: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
-	2,  // 21: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
-	8,  // 22: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
-	10, // 23: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
-	15, // 24: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
-	28, // 25: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
-	1,  // 26: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
-	3,  // 27: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
-	9,  // 28: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
-	12, // 29: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
-	24, // 30: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
-	26, // 31: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
-	26, // [26:32] is the sub-list for method output_type
-	20, // [20:26] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 14: countersign.control.v1.ReportRequest.keys:type_name -> countersign.control.v1.KeyUses
+	32, // 15: countersign.control.v1.Ensure.labels:type_name -> countersign.control.v1.Ensure.LabelsEntry
+	18, // 16: countersign.control.v1.Up.ports:type_name -> countersign.control.v1.Port
+	23, // 17: countersign.control.v1.GatewayState.ports:type_name -> countersign.control.v1.GatewayPort
+	22, // 18: countersign.control.v1.GatewayState.files:type_name -> countersign.control.v1.GatewayFiles
+	14, // 19: countersign.control.v1.ReportReply.refusal:type_name -> countersign.control.v1.Refusal
+	26, // 20: countersign.control.v1.KeyUses.exposed:type_name -> countersign.control.v1.Exposed
+	29, // 21: countersign.control.v1.RevocationsFrame.entries:type_name -> countersign.control.v1.Revocation
+	0,  // 22: countersign.control.v1.Control.Roots:input_type -> countersign.control.v1.RootsRequest
+	2,  // 23: countersign.control.v1.Control.Join:input_type -> countersign.control.v1.JoinRequest
+	8,  // 24: countersign.control.v1.Control.DeltaAggregatedResources:input_type -> countersign.control.v1.DeltaRequest
+	10, // 25: countersign.control.v1.Control.Issue:input_type -> countersign.control.v1.IssueRequest
+	15, // 26: countersign.control.v1.Control.Report:input_type -> countersign.control.v1.ReportRequest
+	30, // 27: countersign.control.v1.Control.Revocations:input_type -> countersign.control.v1.RevocationsAck
+	1,  // 28: countersign.control.v1.Control.Roots:output_type -> countersign.control.v1.RootsReply
+	3,  // 29: countersign.control.v1.Control.Join:output_type -> countersign.control.v1.JoinReply
+	9,  // 30: countersign.control.v1.Control.DeltaAggregatedResources:output_type -> countersign.control.v1.DeltaResponse
+	12, // 31: countersign.control.v1.Control.Issue:output_type -> countersign.control.v1.IssueReply
+	24, // 32: countersign.control.v1.Control.Report:output_type -> countersign.control.v1.ReportReply
+	28, // 33: countersign.control.v1.Control.Revocations:output_type -> countersign.control.v1.RevocationsFrame
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2169,6 +2301,7 @@ func file_control_proto_init() {
 		(*ReportRequest_Gone)(nil),
 		(*ReportRequest_KeyMiss)(nil),
 		(*ReportRequest_Gateways)(nil),
+		(*ReportRequest_Keys)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2176,7 +2309,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -97,6 +97,7 @@ type Node struct {
 	tokens    *attachedTokens
 	edge      *edgeTokens
 	gateways  *gateways
+	keys      *keyReport
 	misses    misses
 	clockSaid atomic.Int64 // when it was last said that the clock is off, Unix ns
 	staleSaid atomic.Bool
@@ -128,6 +129,7 @@ type held struct {
 	index    *entry.Index
 	compiled *policy.Compiled
 	book     *bearer.Book
+	keys     *keySet
 
 	pairs map[route.Name]*keyPair
 	faces map[listenerKey]*face
@@ -144,7 +146,7 @@ func New(o Options) (*Node, error) {
 		return nil, fmt.Errorf("naming this node: %w", err)
 	}
 	n := &Node{o: o, td: td, id: id, runs: map[string]*run{}, gone: []string{""}, changed: make(chan struct{}), first: make(chan struct{}), started: time.Now()}
-	n.svids, n.gateways = newSVIDs(n), newGateways(n)
+	n.svids, n.gateways, n.keys = newSVIDs(n), newGateways(n), newKeyReport()
 	n.revoked, n.misses.at = revocation.NewLog(), map[bearer.Source]time.Time{}
 	n.tokens, n.edge = newAttachedTokens(n), newEdgeTokens(n)
 	n.client, err = control.NewClient(control.ClientOptions{
@@ -165,7 +167,8 @@ func New(o Options) (*Node, error) {
 	n.proxy = proxy.New(proxy.Options{
 		Recorder: n.recorder, Metrics: o.Metrics, Log: o.Log, Now: time.Now,
 		Revoked: n.revoked, Missed: n.missedKey, PseudonymKey: n.pseudonymKey, Attach: n.tokens.get, Rejected: n.tokens.rejected,
-		Exchange: n.edge.get, Strangers: strangers(), Egress: o.Egress, OwnPorts: o.OwnPorts,
+		Exchange: n.edge.get, KeyUsed: n.keys.use, KeyExposed: n.keys.expose,
+		Strangers: strangers(), Egress: o.Egress, OwnPorts: o.OwnPorts,
 	})
 	return n, nil
 }
@@ -222,6 +225,7 @@ func (n *Node) Run(ctx context.Context, l Listeners, ready func()) error {
 		})
 	})
 	g.Go(func() error { return n.gateways.run(ctx) })
+	g.Go(func() error { return n.reportKeys(ctx) })
 	g.Go(func() error { return n.gauges(ctx) })
 	ready()
 	return g.Wait()
@@ -349,7 +353,7 @@ func (n *Node) trust() *identity.Trust { return n.snap.Load().trust }
 // anew before it returns.
 func (n *Node) apply(s *snapshot.Node) error {
 	before := n.snap.Load()
-	h, state, err := n.prepare(s, before.book)
+	h, state, err := n.prepare(s, before)
 	if err != nil {
 		return err
 	}

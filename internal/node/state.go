@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"countersign.dev/internal/bearer"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/identity"
 	"countersign.dev/internal/policy"
@@ -15,7 +14,7 @@ import (
 
 // prepare turns a snapshot into what is enforced. It changes nothing: an error leaves the
 // last good state in force.
-func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.State, error) {
+func (n *Node) prepare(s *snapshot.Node, before *held) (*held, *proxy.State, error) {
 	if s.Mesh.TrustDomain != n.td.Name() {
 		return nil, nil, fmt.Errorf("snapshot of trust domain %q, this node is of %q", s.Mesh.TrustDomain, n.td.Name())
 	}
@@ -31,16 +30,20 @@ func (n *Node) prepare(s *snapshot.Node, before *bearer.Book) (*held, *proxy.Sta
 	if len(faults) > 0 {
 		return nil, nil, fmt.Errorf("policies: %s: %s: %s", faults[0].Policy, faults[0].Field, faults[0].Text)
 	}
-	book, err := n.book(s, before)
+	book, err := n.book(s, before.book)
 	if err != nil {
 		return nil, nil, err
 	}
-	h := &held{book: book, Node: s, trust: identity.NewTrust(n.td, bundle), index: entry.NewIndex(s.Entries), compiled: compiled}
+	keys, err := n.apiKeys(s, before.keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &held{book: book, keys: keys, Node: s, trust: identity.NewTrust(n.td, bundle), index: entry.NewIndex(s.Entries), compiled: compiled}
 	state := &proxy.State{
 		Revision: s.Revision, PolicyRevision: s.Set.Revision, Compiled: compiled, Trust: h.trust,
 		Services: map[proxy.ServiceKey]*proxy.Service{}, Namespaces: map[string]bool{"default": true},
 		AllowAny: s.Mesh.AllowAny, TrustDomain: n.td.Name(), Node: n.o.Name,
-		Tokens: book, Attach: map[proxy.AttachKey]proxy.Attach{},
+		Tokens: book, Keys: proxy.Keys{Set: keys.set, Header: keyHeaders(s)}, Attach: map[proxy.AttachKey]proxy.Attach{},
 	}
 	for _, svc := range s.Services {
 		p := &proxy.Service{Namespace: svc.Namespace, Name: svc.Name, Owners: svc.Owners, Audience: svc.Audience}

@@ -117,6 +117,9 @@ func (n *Node) explain(rec *audit.Record, inForce string) admin.Why {
 	if rec.Subject != nil && rec.Sub != "" && rec.Sub != rec.PeerID {
 		w.For = rec.Sub
 	}
+	if w.KeyID = rec.APIKeyID; rec.PeerID == "" && strings.HasPrefix(w.For, "key:") {
+		w.Call.From = w.For
+	}
 	if rec.Policy != "" {
 		rule := rec.Rule - 1
 		w.Policy, w.Rule = rec.Policy, &rule
@@ -292,11 +295,16 @@ var tokenReasons = map[string]string{
 	"dup": "a name twice", "utf8": "text that is no UTF-8", "depth": "nested too deep", "sig": "its signature", "iss": "its issuer",
 	"aud": "audience", "exp": "its end", "nbf": "its beginning", "iat": "its issue", "lifetime": "its life", "claims": "its claims",
 	"revoked": "revoked", "binding": "binding", "stale": "revocations", "missing": "no token", "multiple": "more than one token",
-	"exchange": "the token service gives no token for it",
+	"exchange":    "the token service gives no token for it",
+	"key_unknown": "no API key of this mesh", "key_expired": "an API key that counts no more", "key_scope": "an API key that may not be used like that",
+	"key_in_url": "an API key in the URL, which is kept by everybody on the way",
 }
 
 // explainToken says which check a token failed. The token itself is kept nowhere.
 func (n *Node) explainToken(rec *audit.Record, from, to string) (lines []string, hint string) {
+	if strings.HasPrefix(rec.Reason, "key_") {
+		return explainKey(rec), n.keyHint(rec.APIKeyID)
+	}
 	what := tokenReasons[rec.Reason]
 	if what == "" {
 		what = strings.ReplaceAll(rec.Reason, "_", " ")

@@ -115,7 +115,8 @@ type RequestAuthentication struct {
 	Selector  map[string]string `json:"selector,omitempty"`
 	Gateways  []string          `json:"gateways,omitempty"` // as those of Policy
 	Rules     []TokenRule       `json:"rules,omitempty"`
-	Created   int64             `json:"created"` // first-applied order, which orders its rules among others
+	APIKeys   string            `json:"apiKeys,omitempty"` // of a Gateway: live or test, the API keys it takes; empty: none
+	Created   int64             `json:"created"`           // first-applied order, which orders its rules among others
 	Pos       Pos               `json:"pos"`
 }
 

@@ -24,12 +24,29 @@ func (c *Compiled) Tokens(d Destination) []TokenRule {
 	}
 	var out []TokenRule
 	for i := range c.tokens {
-		a := &c.tokens[i]
-		named := d.isGateway(a.Namespace, a.Gateways)
-		if named || len(a.Gateways) == 0 && (a.Namespace == d.Namespace || a.Namespace == c.set.RootNamespace) && selects(a.Selector, d.Labels) {
-			out = append(out, a.Rules...)
+		if c.attaches(&c.tokens[i], d) {
+			out = append(out, c.tokens[i].Rules...)
 		}
 	}
 	slices.SortStableFunc(out, func(x, y TokenRule) int { return cmp.Compare(x.Issuer, y.Issuer) })
 	return out
+}
+
+func (c *Compiled) attaches(a *RequestAuthentication, d Destination) bool {
+	return d.isGateway(a.Namespace, a.Gateways) ||
+		len(a.Gateways) == 0 && (a.Namespace == d.Namespace || a.Namespace == c.set.RootNamespace) && selects(a.Selector, d.Labels)
+}
+
+// APIKeys is the environment of the API keys that a destination takes: live, test, or none. Only a Gateway takes any
+// (tokens.md 14.2); of several objects that say so the oldest counts.
+func (c *Compiled) APIKeys(d Destination) string {
+	if c == nil || !d.Gateway {
+		return ""
+	}
+	for i := range c.tokens {
+		if a := &c.tokens[i]; a.APIKeys != "" && c.attaches(a, d) {
+			return a.APIKeys
+		}
+	}
+	return ""
 }

@@ -148,7 +148,7 @@ var (
 )
 
 // frontSteps are those of gateway.md 15 for a caller from outside the mesh.
-var frontSteps = []step{(*exchange).shape, (*exchange).stranger, (*exchange).pick, (*exchange).strangerIdentity, (*exchange).needsTLS, (*exchange).decide}
+var frontSteps = []step{(*exchange).shape, (*exchange).stranger, (*exchange).pick, (*exchange).apiKey, (*exchange).strangerIdentity, (*exchange).needsTLS, (*exchange).decide}
 
 // front serves what came in by a door.
 func (p *Proxy) front(w http.ResponseWriter, r *http.Request) {
@@ -191,6 +191,7 @@ func (x *exchange) pick() *refused {
 	if router == nil {
 		return refuseNoRoute
 	}
+	x.listener = router.Listener
 	if no := x.enter(router); no != nil {
 		return no
 	}

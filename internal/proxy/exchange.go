@@ -58,15 +58,16 @@ type exchange struct {
 	attached string // the token that attachToken put in
 
 	// At a Gateway.
-	entry   entry
-	shown   Credential // what was taken for the identity, to be exchanged; never recorded
-	hit     route.Hit
-	backend *route.Backend     // nil: none was chosen
-	effects *route.Effects     // nil: none were chosen
-	limits  *limitSet          // nil: none hold
-	counted *route.Action      // the rule that they hold for
-	tally   *tally             // nil: nothing was counted
-	untime  context.CancelFunc // of the rule's timeout
+	entry    entry
+	shown    Credential // what was taken for the identity, to be exchanged; never recorded
+	hit      route.Hit
+	listener string
+	backend  *route.Backend     // nil: none was chosen
+	effects  *route.Effects     // nil: none were chosen
+	limits   *limitSet          // nil: none hold
+	counted  *route.Action      // the rule that they hold for
+	tally    *tally             // nil: nothing was counted
+	untime   context.CancelFunc // of the rule's timeout
 
 	rec      audit.Record
 	status   int
@@ -99,7 +100,7 @@ type step func(*exchange) *refused
 // The steps of dataplane.md 3.1. Outbound the route is looked up before policy is asked,
 // because the destination must be known; the callee's side decides.
 var (
-	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).resourceMetadata, (*exchange).requestIdentity, (*exchange).decide}
+	inboundSteps  = []step{(*exchange).shape, (*exchange).peerIdentity, (*exchange).stripKey, (*exchange).resourceMetadata, (*exchange).requestIdentity, (*exchange).decide}
 	outboundSteps = []step{(*exchange).shape, (*exchange).callerIdentity, (*exchange).destination, (*exchange).attachToken}
 )
 

@@ -34,6 +34,9 @@ func (x *exchange) judge(v *view) *cut {
 		}
 		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
 	}
+	if c := x.judgeKey(v); c != nil {
+		return c
+	}
 	if x.link.door != nil {
 		if c := x.judgeEntry(v); c != nil {
 			return c
@@ -81,6 +84,9 @@ func (x *exchange) refusedBy(c *cut) *refused {
 	case cutRoute:
 		return refuseBackend
 	case cutToken:
+		if x.key != nil {
+			return refuseKeyEnded
+		}
 		return refusedToken(x.rules.Revoked())
 	case cutRevoked:
 		return refuseRevoked

@@ -74,6 +74,10 @@ type Options struct {
 	// Exchange gets the edge token for what a caller of a Gateway showed; nil: there is none, and such requests fail.
 	// Its errors are as those of Attach.
 	Exchange func(context.Context, *Run, EdgeCall) (string, error)
+	// KeyUsed hears which secret of an API key was taken, and KeyExposed of one that stood in a URL at a Gateway; they
+	// never block. May be nil.
+	KeyUsed    func(id string)
+	KeyExposed func(id, gateway string)
 	// Strangers is the most connections at the doors of Gateways; 0: 10,000.
 	Strangers int
 	// Egress lists what Gateways may dial of what is otherwise never dialled; OwnPorts are those of this process.
@@ -96,6 +100,10 @@ type Proxy struct {
 	attach       func(context.Context, *Run, Attach) (string, error)
 	exchange     func(context.Context, *Run, EdgeCall) (string, error)
 	rejected     func(*Run, Attach, string)
+
+	keyUsed    func(id string)
+	keyExposed func(id, gateway string)
+	wrongKeys  keyFailures
 
 	view    atomic.Pointer[view]
 	links   atomic.Uint64 // connections so far
@@ -120,6 +128,7 @@ func New(o Options) *Proxy {
 		tokens: jose.NewCache(tokenCache), revoked: o.Revoked, missed: o.Missed, pseudonymKey: o.PseudonymKey,
 		attach: o.Attach, exchange: o.Exchange, rejected: o.Rejected, crowd: crowd{most: o.Strangers},
 		egress: o.Egress, ownPorts: o.OwnPorts,
+		keyUsed: o.KeyUsed, keyExposed: o.KeyExposed,
 	}
 	if p.revoked == nil {
 		p.revoked = revocation.NewLog() // never whole: it refuses every own token
@@ -141,6 +150,7 @@ func New(o Options) *Proxy {
 	}
 	p.began, p.limiter = p.now(), limit.New(limit.DefaultKeys)
 	p.metrics.LimitKeys(p.limiter.Keys)
+	p.wrongKeys = newKeyFailures(p.now())
 	p.view.Store(newView(&State{}))
 	return p
 }

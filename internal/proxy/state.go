@@ -29,6 +29,7 @@ type State struct {
 	Attach         map[AttachKey]Attach // tokens that calls carry
 	Routes         *route.Table         // nil: no Gateway is served here
 	Limits         *Limits              // of Routes; nil: none
+	Keys           Keys
 	// Refused are the backends that get 500, and why; any other that is no place here gets it too.
 	Refused map[*route.Backend]route.Refusal
 	// Foreign are the Services whose endpoints have no identity of the mesh.
@@ -102,7 +103,8 @@ type place struct {
 // view is a State with what the request path needs of it worked out.
 type view struct {
 	*State
-	suffix string // ".svc.<trust domain>"
+	suffix string          // ".svc.<trust domain>"
+	owners map[string]bool // SPIFFE IDs that run somewhere
 	places map[ServiceKey][]*place
 
 	foreign       map[ServiceKey][]*place // for Gateways alone
@@ -110,8 +112,11 @@ type view struct {
 }
 
 func newView(s *State) *view {
-	v := &view{State: s, suffix: ".svc." + s.TrustDomain, places: make(map[ServiceKey][]*place, len(s.Services))}
+	v := &view{State: s, suffix: ".svc." + s.TrustDomain, places: make(map[ServiceKey][]*place, len(s.Services)), owners: map[string]bool{}}
 	for key, svc := range s.Services {
+		for i := range svc.Instances {
+			v.owners[svc.Instances[i].Owner] = true
+		}
 		text := key.String()
 		full := svc.Name + "." + svc.Namespace + v.suffix
 		for i, port := range svc.Ports {

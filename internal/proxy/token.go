@@ -37,6 +37,9 @@ func (x *exchange) requestIdentity() *refused {
 	}
 	x.epoch = x.p.revoked.Epoch() // before the log is asked: see register
 	out := x.rules.Authenticate(&q)
+	if x.key != nil && (out.Token != nil || out.Refused != nil) {
+		return x.withoutToken()
+	}
 	if out.Missed != nil && x.p.missed != nil {
 		x.p.missed(*out.Missed)
 	}

@@ -278,7 +278,7 @@ func appendNumber(b *bytes.Buffer, n json.Number) error {
 var decisive = []string{"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "TrustedIssuer", "OAuthResource"}
 
 // Revision is the name of everything that decides: policy-engine.md 9. Order and places of
-// the objects, apiVersion, labels and annotations do not count.
+// the objects, apiVersion and labels do not count, and of annotations the one that lets API keys in alone.
 func Revision(set []Object, trustDomain, rootNamespace string) [32]byte {
 	var deciding []Object
 	for _, o := range set {
@@ -309,7 +309,11 @@ func Revision(set []Object, trustDomain, rootNamespace string) [32]byte {
 				spec = top.field("spec")
 			}
 		}
-		add(ordered{{"kind", o.Kind}, {"name", o.Name}, {"namespace", o.Namespace}, {"spec", spec}})
+		what := ordered{{"kind", o.Kind}, {"name", o.Name}, {"namespace", o.Namespace}, {"spec", spec}}
+		if env := keysTaken(o); o.Kind == "RequestAuthentication" && env != "" {
+			what = append(what, pair{"annotations", ordered{{apiKeysOption, env}}})
+		}
+		add(what)
 	}
 	return [32]byte(h.Sum(nil))
 }

@@ -113,6 +113,7 @@ func (fs *faults) sorted() []Fault {
 // quote shows a value of somebody's file: one line, printable, of bounded length.
 func quote(s string) string {
 	const most = 80
+	s = hideKeys(s)
 	if len(s) > most {
 		cut := most
 		for cut > 0 && !utf8.RuneStart(s[cut]) {

@@ -247,7 +247,8 @@ func Gateway(o Object, created time.Time, generation int64) (route.Gateway, erro
 	}
 	out := route.Gateway{
 		Meta: meta(o, created, generation), Class: spec.GatewayClassName, Addresses: spec.Addresses,
-		HasParametersRef: spec.Infrastructure.ParametersRef != nil, Options: optionsOf(o), Frontend: spec.TLS.Frontend.value(o.Namespace),
+		HasParametersRef: spec.Infrastructure.ParametersRef != nil,
+		Options:          optionsOf(o), KeyHeaders: keyHeaders(o), Frontend: spec.TLS.Frontend.value(o.Namespace),
 	}
 	for _, l := range spec.Listeners {
 		listener := route.Listener{

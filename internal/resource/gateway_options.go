@@ -23,7 +23,7 @@ const maxOptionList = 1024
 var wiredOptions = []string{
 	"websocket", "request-body", "stream-idle", "ip-allow", "ip-deny", "escaped-reserved", "merge-slashes",
 	"allow-client-headers", "underscores", "trusted-proxies", "trusted-proxy-addresses", "hsts", "via", "forwarded",
-	"max-connections", "max-connections-per-source", "plaintext",
+	"max-connections", "max-connections-per-source", "plaintext", "api-key-header",
 }
 
 // optionsOf are the annotations of an object that the proxy acts on, as package route takes them.

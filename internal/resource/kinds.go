@@ -17,7 +17,7 @@ var later = map[string][]string{
 	"telemetry.istio.io":          {"Telemetry"},
 	"gateway.networking.k8s.io":   {"GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"},
 	"gateway.networking.x-k8s.io": {"XBackend", "XBackendTrafficPolicy", "XMesh"},
-	ownGroup:                      {"TrustDomain", "APIKey", "Login", "PolicyTest"},
+	ownGroup:                      {"TrustDomain", "Login", "PolicyTest"},
 }
 
 // removed names the kinds that Istio took out, and what took their place.

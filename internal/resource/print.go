@@ -180,6 +180,8 @@ func Columns(kind string) []string {
 		return []string{"IDENTITY", "SELECTORS"}
 	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy", "RateLimit":
 		return []string{"READY"}
+	case "APIKey":
+		return []string{"READY"}
 	case "Gateway":
 		return []string{"CLASS", "LISTENERS", "READY"}
 	case "HTTPRoute":

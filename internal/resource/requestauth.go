@@ -189,7 +189,7 @@ func RequestAuthentication(o Object, created int64) (policy.RequestAuthenticatio
 	out := policy.RequestAuthentication{
 		Namespace: o.Namespace, Name: o.Name,
 		Selector: m.GetSelector().GetMatchLabels(), Gateways: gatewaysOf(m.GetTargetRefs()),
-		Created: created, Pos: o.Places.Object(),
+		APIKeys: keysTaken(o), Created: created, Pos: o.Places.Object(),
 	}
 	for i, r := range m.GetJwtRules() {
 		if r.GetPresence() != security.JWTRule_OPTIONAL {
@@ -219,10 +219,21 @@ func tokenRule(r *security.JWTRule, pos policy.Pos) policy.TokenRule {
 	return rule
 }
 
-// checkKeysOption: where API keys are taken is said by an annotation, and would be believed in silence.
+// checkKeysOption judges the annotation that says where API keys are taken, and which (tokens.md 14.2).
 func (o *object) checkKeysOption() {
-	const option = optionPrefix + "api-keys"
-	if value, ok := fieldsOf(fieldsOf(o.value["metadata"])["annotations"])[option]; ok && textOf(value) != "off" {
-		o.unsupported(root.field("metadata").field("annotations").field(option), atValue, "API keys are not supported yet", "")
+	value, ok := fieldsOf(fieldsOf(o.value["metadata"])["annotations"])[apiKeysOption]
+	if !ok {
+		return
 	}
+	if c := optionWord("live", "test", "off")(textOf(value)); c != nil {
+		o.fault(c.code, root.field("metadata").field("annotations").field(apiKeysOption), atValue, c.text, c.hint)
+	}
+}
+
+// keysTaken is the environment of the API keys that a RequestAuthentication lets in; "": none.
+func keysTaken(o Object) string {
+	if env := o.Annotations[apiKeysOption]; env == "live" || env == "test" {
+		return env
+	}
+	return ""
 }

@@ -126,7 +126,7 @@ func TestRequestAuthenticationFaults(t *testing.T) {
 		{"outputs", id("outputPayloadToHeader: x-a, outputClaimToHeaders: [{header: X-A, claim: a}, {header: x-b, claim: ''}, {header: x-b, claim: b}]"),
 			"4:118 E219, 4:155 E219, 4:169 E219", ""},
 		{"outputs", id("outputClaimToHeaders: [{header: x-a}, {claim: a}, {}]"), "4:81 E219, 4:96 E219, 4:108 E219, 4:108 E219", ""},
-		{"API keys", "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a, namespace: shop, annotations: {countersign.dev/api-keys: live}}\nspec: {}", "3:78 E301", ""},
+		{"API keys", "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a, namespace: shop, annotations: {countersign.dev/api-keys: prod}}\nspec: {}", "3:78 E402", ""},
 		{"targets", token + "spec: {targetRefs: [{kind: Service, name: a}]}", "4:8 E301", ""},
 		{"targets", token + "spec: {selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: a}}", "4:41 E201", ""},
 		{"many rules", token + "spec: {jwtRules: [" + strings.Repeat("{issuer: 'https://id'}, ", 4097) + "]}", "", "4097 values, at most 4096 are taken"},

@@ -1,6 +1,6 @@
 // Package resource reads the YAML kinds that people write: AuthorizationPolicy,
 // PeerAuthentication and RequestAuthentication of Istio; Workload, OAuthClient,
-// OAuthResource, TrustedIssuer, DelegationPolicy and RateLimit of ours. It decodes them strictly, finds
+// OAuthResource, TrustedIssuer, DelegationPolicy, RateLimit and APIKey of ours. It decodes them strictly, finds
 // every fault with its place and its mending, and turns what is left into policy, entry and
 // grant values.
 //
@@ -202,6 +202,8 @@ func built() []kind {
 		{Kind{"RateLimit", "ratelimits", "ratelimit", "ratelimit", ownGroup + "/v1"},
 			ownGroup, own, rateLimitShape, checkRateLimit,
 			reads(func(o Object) (route.RateLimit, error) { return RateLimit(o, time.Time{}, 0) })},
+		{Kind{"APIKey", "apikeys", "apikey", "apikey", ownGroup + "/v1"},
+			ownGroup, own, apiKeyShape, checkAPIKey, reads(APIKey)},
 	}
 }
 

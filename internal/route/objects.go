@@ -67,7 +67,8 @@ type Gateway struct {
 	Listeners        []Listener // 1–64, in the order written
 	Addresses        []Address
 	HasParametersRef bool
-	Options          Options `json:",omitempty"`
+	Options          Options           `json:",omitempty"`
+	KeyHeaders       map[string]string `json:",omitempty"` // where API keys stand, by listener; "": all of them
 	Frontend         Frontend
 }
 

@@ -6,7 +6,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/resource"
@@ -20,12 +22,14 @@ import (
 type endings struct {
 	tokens  map[string]bool // client_id, or SPIFFE ID of an actor
 	secrets map[string]bool // client_id
+	keys    []revocation.Entry
+	beside  []store.Op // what is kept beside API keys
 }
 
 // ops is how many operations they take.
-func (e endings) ops() int { return len(e.tokens) + len(e.secrets) }
+func (e endings) ops() int { return len(e.tokens) + len(e.secrets) + len(e.keys) + len(e.beside) }
 
-func (s *Server) endings(known map[string]catalog.Record, changes []catalog.Change) (endings, error) {
+func (s *Server) endings(ctx context.Context, known map[string]catalog.Record, changes []catalog.Change) (endings, error) {
 	e := endings{tokens: map[string]bool{}, secrets: map[string]bool{}}
 	for _, ch := range changes {
 		was, had := known[catalog.Key(ch.Object.Kind, ch.Object.Namespace, ch.Object.Name)]
@@ -35,6 +39,8 @@ func (s *Server) endings(known map[string]catalog.Record, changes []catalog.Chan
 			err = e.ofClient(was, had, ch)
 		case "Workload":
 			err = s.ofWorkload(e, was, had, ch)
+		case "APIKey":
+			err = s.ofKey(&e, was, had, ch, actorOf(ctx))
 		}
 		if err != nil {
 			return endings{}, err
@@ -42,6 +48,7 @@ func (s *Server) endings(known map[string]catalog.Record, changes []catalog.Chan
 	}
 	if s.tokens == nil { // nobody issues any, and nobody holds them against the log
 		clear(e.tokens)
+		e.keys = nil
 	}
 	return e, nil
 }
@@ -111,9 +118,54 @@ func (s *Server) ofWorkload(e endings, was catalog.Record, had bool, ch catalog.
 	return nil
 }
 
+// ofKey ends what was issued for an API key that goes, or for one of its secrets, and notes beside the key what
+// becomes of them.
+func (s *Server) ofKey(e *endings, was catalog.Record, had bool, ch catalog.Change, by string) error {
+	if !had && ch.Remove || had && !ch.Remove && string(was.JSON) == string(ch.Object.JSON) {
+		return nil
+	}
+	var before, after *apikey.Record
+	if had {
+		key, err := s.apiKeys.of(was)
+		if err != nil {
+			return err
+		}
+		before = &key
+	}
+	if !ch.Remove {
+		key, err := apikey.Read(ch.Object, 0)
+		if err != nil {
+			return err
+		}
+		after = &key
+	}
+	ended := apikey.Difference(before, after)
+	for _, id := range ended.RTI {
+		e.keys = append(e.keys, revocation.Entry{Kind: revocation.ByRTI, Val: id})
+	}
+	for _, sub := range ended.Sub {
+		e.keys = append(e.keys, revocation.Entry{Kind: revocation.BySub, Val: sub})
+	}
+	op, err := s.keyNotes.noteOp(before, after, by, time.Now())
+	e.beside = append(e.beside, op)
+	return err
+}
+
 // end records the revocations, and gives the operations that end it all.
 func (s *Server) end(ctx context.Context, e endings) ([]store.Op, error) {
-	var ops []store.Op
+	ops := e.beside
+	for _, k := range e.keys {
+		if err := s.recordRevocation(ctx, k); err != nil {
+			return nil, err
+		}
+	}
+	for _, k := range e.keys {
+		op, err := s.tokens.service.RevokeOp(k)
+		if err != nil {
+			return nil, fmt.Errorf("revoking what API key %q is good for: %w", k.Val, err)
+		}
+		ops = append(ops, op)
+	}
 	tokens := slices.Sorted(maps.Keys(e.tokens))
 	for _, id := range tokens {
 		if err := s.recordRevocation(ctx, revocation.Entry{Kind: revocation.ByClient, Val: id}); err != nil {

@@ -196,6 +196,8 @@ func (h house) Report(ctx context.Context, node string, r *control.ReportRequest
 			t.keeper.Miss(jwks.Source{Issuer: what.KeyMiss.Issuer, URI: what.KeyMiss.Uri})
 		}
 		return 0, nil
+	case *control.ReportRequest_Keys:
+		return 0, h.keyUses(ctx, node, what.Keys)
 	case *control.ReportRequest_Gateways:
 		return 0, h.gateways(node, what.Gateways)
 	case *control.ReportRequest_Gone:

@@ -170,7 +170,7 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	plan, err := s.catalog.PrepareSet(b.known, b.changes, time.Now())
 	var ended endings
 	if err == nil {
-		ended, err = s.endings(b.known, b.changes)
+		ended, err = s.endings(ctx, b.known, b.changes)
 	}
 	if err == nil && b.directory == "" {
 		err = plan.Room(ended.ops())
@@ -244,8 +244,11 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 		return nil, &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
 	}
 	v.compiled = compiled
-	warnings, err = s.consented(b, then, v)
-	return append(warnings, s.edgeWarnings(b, then, v)...), err
+	if warnings, err = s.consented(b, then, v); err != nil {
+		return nil, err
+	}
+	more, err := s.canTakeKeys(b, then, v)
+	return slices.Concat(warnings, more, s.edgeWarnings(b, then, v)), err
 }
 
 // ranked makes what a batch writes younger than all else, the new objects last: of two that
@@ -347,12 +350,17 @@ func (s *Server) grantObjects(v *view) grant.Objects {
 	return o
 }
 
+// actorOf is who asks, as records name him.
+func actorOf(ctx context.Context) string {
+	if p := admin.ProcessOf(ctx); p != nil {
+		return fmt.Sprintf("unix:uid:%d", p.UID())
+	}
+	return "server"
+}
+
 // recordChange writes who changes what before it is changed.
 func (s *Server) recordChange(ctx context.Context, b batch, results []admin.Result) error {
-	actor := "unknown"
-	if p := admin.ProcessOf(ctx); p != nil {
-		actor = fmt.Sprintf("unix:uid:%d", p.UID())
-	}
+	actor := actorOf(ctx)
 	if b.directory != "" {
 		actor = "directory:" + b.directory
 	}

@@ -13,6 +13,19 @@ import (
 // nothing comes of it as things are now. ok is false for kinds that have no such column.
 func (s *Server) ready(v *view, r catalog.Record) (word string, ok bool) {
 	switch r.Kind {
+	case "APIKey":
+		why := "not in force yet"
+		if v.records[catalog.Key(r.Kind, r.Namespace, r.Name)].Last == r.Last {
+			key, err := s.apiKeys.of(r)
+			if err != nil {
+				return "False: it cannot be read", true
+			}
+			why = s.unreadyKey(v, &key, time.Now())
+		}
+		if why != "" {
+			return "False: " + why, true
+		}
+		return "True", true
 	case "OAuthClient", "OAuthResource", "TrustedIssuer", "DelegationPolicy":
 	default:
 		return "", false

@@ -87,7 +87,9 @@ type Server struct {
 	own      atomic.Pointer[tls.Certificate]
 	home     atomic.Pointer[string] // name of the node in this process, once invited
 	tokens   *tokens                // nil: no listeners for it
-	decision []byte                 // key of decision ids
+	apiKeys  apiKeys
+	keyNotes keyNotes
+	decision []byte // key of decision ids
 
 	directory directory
 	started   time.Time
@@ -316,6 +318,8 @@ func (s *Server) Run(ctx context.Context, l Listeners, ready func()) error {
 		<-tried.Done()
 	}
 	g.Go(func() error { return s.expire(ctx) })
+	g.Go(func() error { return s.writeUses(ctx) })
+	g.Go(func() error { return s.remindOfKeys(ctx) })
 	if s.tokens != nil {
 		g.Go(func() error { return s.tokens.run(ctx, l) })
 	}
@@ -358,6 +362,7 @@ func (s *Server) routes() http.Handler {
 	admin.Handle(mux, log, "POST /v1/routes", told(s.routeList))
 	admin.Handle(mux, log, "POST /v1/route/test", told(s.testRoute))
 	s.tokenRoutes(mux)
+	s.keyRoutes(mux)
 	return mux
 }
 

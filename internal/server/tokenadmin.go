@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -198,7 +199,7 @@ func (s *Server) recordRevocation(ctx context.Context, e revocation.Entry) error
 	rec := &audit.Record{
 		Kind: audit.KindAdmin, Actor: actor, Action: "revoke", Object: "token/" + e.Kind, Summary: e.Kind, Decision: audit.Allow, Layer: audit.LayerAdmin, Result: audit.ResultOK,
 	}
-	if e.Kind != revocation.BySub { // who a person is stays out of records
+	if e.Kind != revocation.BySub || strings.HasPrefix(e.Val, "key:") { // who a person is stays out of records
 		rec.Object += "/" + e.Val
 	}
 	if err := s.recorder.Record(ctx, rec); err != nil {

@@ -265,7 +265,7 @@ func (s *Server) readTokens(v *view) error {
 	s.nameAudiences(v)
 	o.Services = v.services()
 	v.directory, _ = grant.New(o) // faults were told when the objects came; what remains gives nothing
-	w := &token.World{Directory: v.directory, Trust: s.trust(), Foreign: map[string]*jose.Set{}, ClientKeys: map[string]*jose.Set{}, Allow: s.allowAtTokens(v), Gateway: s.leads(v)}
+	w := &token.World{Directory: v.directory, Trust: s.trust(), Foreign: map[string]*jose.Set{}, ClientKeys: map[string]*jose.Set{}, Allow: s.allowAtTokens(v), Gateway: s.leads(v), APIKeys: v.apiKeys}
 	now := time.Now()
 	for _, i := range v.Issuers {
 		if set := v.keySet(i.JWKS, i.Issuer, i.JWKSURI, now, algs(i.Algs)...); set != nil {

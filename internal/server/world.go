@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/grant"
@@ -56,6 +57,7 @@ type view struct {
 	keys        *jose.Set     // their public parts
 	directory   *grant.Directory
 	tokens      *token.World
+	apiKeys     *apikey.Set
 
 	certificates map[route.Name]certificate // that listeners refer to
 }
@@ -154,6 +156,7 @@ func (s *Server) follow(ctx context.Context) error {
 				s.world.values[kv.Key] = kv
 			}
 		}
+		s.keyNotes.reset(kvs)
 		if s.moving() {
 			return nil
 		}
@@ -163,6 +166,7 @@ func (s *Server) follow(ctx context.Context) error {
 		if len(b.Events) == 0 {
 			return nil
 		}
+		s.keyNotes.follow(b.Events)
 		if !slices.ContainsFunc(b.Events, func(e store.Event) bool { return concerns(e.KV.Key) }) {
 			s.world.reach(b.Rev)
 			return nil
@@ -188,7 +192,7 @@ func (s *Server) follow(ctx context.Context) error {
 // concerns says whether a key is of the world. What the token service writes for each request
 // is not: it would be decoded anew for every assertion that comes in.
 func concerns(key string) bool {
-	return (!strings.HasPrefix(key, "token/") || strings.HasPrefix(key, tokenKeys)) && !catalog.Staged(key)
+	return (!strings.HasPrefix(key, "token/") || strings.HasPrefix(key, tokenKeys)) && !catalog.Staged(key) && !strings.HasPrefix(key, besideKeys)
 }
 
 // moving: the objects are half of one set and half of another, which is no state of the mesh.
@@ -250,6 +254,9 @@ func (s *Server) view(rev int64) (*view, error) {
 	}
 	v.compiled = compiled
 	s.certificates(v)
+	if err := s.apiKeys.settle(v, s.td.Name()); err != nil {
+		return nil, err
+	}
 	if err := s.readTokens(v); err != nil {
 		return nil, err
 	}
@@ -260,6 +267,12 @@ func (s *Server) view(rev int64) (*view, error) {
 // take decodes one value of the store into the view.
 func (s *Server) take(v *view, kv store.KV) error {
 	switch {
+	case strings.HasPrefix(kv.Key, keyPrefix):
+		r, err := s.apiKeys.decode(kv, s.o.Sealer)
+		if err != nil {
+			return err
+		}
+		v.records[kv.Key] = r
 	case strings.HasPrefix(kv.Key, catalog.Prefix):
 		r, err := catalog.Decode(kv, s.o.Sealer)
 		if err != nil {
@@ -347,6 +360,7 @@ func addObject(v *view, r catalog.Record) error {
 		return addTo(&w.Issuers, r, aged(r, resource.Issuer, func(i *grant.Issuer) *int64 { return &i.Since }))
 	case "DelegationPolicy":
 		return addTo(&v.delegations, r, resource.Delegation)
+	case "APIKey": // all of them together: see apiKeys
 	case "GatewayClass":
 		return addTo(&w.Edge.Classes, r, dated(r, resource.GatewayClass))
 	case "Gateway":

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/entry"
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/policy"
@@ -84,6 +85,7 @@ type World struct {
 	Keys      []KeySet                       // sorted by issuer, URI
 	Attach    []Attach                       // sorted by ID, audience
 	Edge      route.Objects                  // each kind sorted by namespace, name
+	APIKeys   apikey.Blocks                  // for nodes that serve Gateways alone
 	Bundles   map[string][]byte              // trust domain → SPIFFE bundle JSON
 	Services  []Service                      // sorted by namespace, name
 	Instances []Instance                     // sorted by node, id
@@ -138,6 +140,7 @@ type Node struct {
 	Keys      []KeySet
 	Attach    []Attach
 	Edge      route.Objects
+	APIKeys   apikey.Blocks
 	Bundles   map[string][]byte
 	Services  map[string]Service // by "ns/name"
 	Instances map[string]Instance
@@ -225,6 +228,11 @@ func Of(w *World, node string) (Resources, error) {
 	}
 	if err := putCertificates(w, own.Entries, put); err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(own.Entries, entry.Entry.OfGateway) {
+		for block, b := range w.APIKeys {
+			r["apikeys/"+block] = b
+		}
 	}
 	for td, b := range w.Bundles {
 		r["bundle/"+td] = b
@@ -381,8 +389,7 @@ func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
 		Name: name, Revision: revision, Epoch: epoch,
 		Bundles: map[string][]byte{}, Services: map[string]Service{},
 		Instances: map[string]Instance{}, Secrets: map[string][]byte{},
-		Edge: route.Objects{Namespaces: map[string]map[string]string{}},
-
+		Edge: route.Objects{Namespaces: map[string]map[string]string{}}, APIKeys: apikey.Blocks{},
 		Certificates: map[route.Name]route.Certificate{}, KeyPairs: map[route.Name]KeyPair{},
 	}
 	for _, key := range slices.Sorted(maps.Keys(r)) {
@@ -470,6 +477,8 @@ func (n *Node) take(key string, b []byte) error {
 		return n.takeCertificate(rest, b)
 	case "keypair":
 		return n.takeKeyPair(rest, b)
+	case "apikeys":
+		n.APIKeys[rest] = b
 	case "bundle":
 		n.Bundles[rest] = b
 	case "secret":

@@ -43,6 +43,7 @@ type Metrics struct {
 	stale    prometheus.Gauge
 	offset   prometheus.Gauge
 	tokens   *prometheus.CounterVec
+	keys     *prometheus.CounterVec
 
 	limits    *prometheus.CounterVec
 	limited   map[string]*LimitCounter // by rule; under mu
@@ -95,6 +96,10 @@ func NewMetrics(version string) *Metrics {
 			Name: "countersign_token_requests_total",
 			Help: "Requests to the token service by grant (client_credentials, token-exchange, other) and decision.",
 		}, []string{"grant", "decision"}),
+		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_apikey_checked_total",
+			Help: "API keys that callers of Gateways showed, by result: ok, or what was wrong.",
+		}, []string{"result"}),
 		certs: map[[2]string]bool{},
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -104,7 +109,7 @@ func NewMetrics(version string) *Metrics {
 	build.Set(1)
 	m.registerLimits()
 	m.series.Store(&map[labels]series{})
-	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, m.stale, m.offset, m.tokens, build,
+	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, m.stale, m.offset, m.tokens, m.keys, build,
 		collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(),
 			collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{
@@ -264,4 +269,15 @@ func (m *Metrics) TokenRequest(grant, decision string) {
 		grant = other
 	}
 	m.tokens.WithLabelValues(grant, decision).Inc()
+}
+
+// APIKey counts a key that a Gateway checked; result is empty for one that was taken, else one of apikey's reasons.
+func (m *Metrics) APIKey(result string) {
+	if m == nil {
+		return
+	}
+	if result == "" {
+		result = "ok"
+	}
+	m.keys.WithLabelValues(result).Inc()
 }
