@@ -74,8 +74,6 @@ func newLimited(t testing.TB, limits ...route.RateLimit) *house {
 		switch r.URL.Path {
 		case "/ws":
 			socket.ServeHTTP(w, r)
-		case "/slow":
-			<-r.Context().Done()
 		default:
 			echo(w, r)
 		}
@@ -259,9 +257,22 @@ func TestL16Tunnels(t *testing.T) {
 
 // A client that goes away while its answer is awaited gives its place back.
 func TestConcurrencyEndsWithTheClient(t *testing.T) {
-	h := newLimited(t, onGateway(route.LimitRule{Name: "parallel", Concurrent: 1}))
+	began := make(chan struct{})
+	h := newHouse(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(began)
+			<-r.Context().Done()
+			return
+		}
+		echo(w, r)
+	})}, toAPI())
+	h.everybody()
+	h.limit(onGateway(route.LimitRule{Name: "parallel", Concurrent: 1}))
 	c, _ := dialRaw(t, h.http, "GET /slow HTTP/1.1\nHost: shop.test\n\n")
-	eventually(t, "the place is taken", func() bool { status, _, _ := h.ask("GET /"); return status == 429 })
+	<-began
+	if status, _, _ := h.ask("GET /"); status != 429 {
+		t.Fatalf("a second request: %d", status)
+	}
 	_ = c.Close()
 	eventually(t, "the place is free", func() bool { status, _, _ := h.ask("GET /"); return status == 200 })
 	h.want(h.counts(5, "GET /"), 5, 0)

@@ -38,14 +38,14 @@ func TestSecWhoIsAGateway(t *testing.T) {
 				{Ref: route.Ref{Kind: route.Kind{Kind: "Service"}, Name: name("gone")}, Port: 80, Weight: 1},
 			}}},
 		}
-		v := &view{World: &snapshot.World{
+		v := newView(&snapshot.World{
 			Entries:  c.entries,
 			Services: []snapshot.Service{{Namespace: "default", Name: "api", Audience: apiID, Ports: []snapshot.Port{{Number: 80}}}, {Namespace: "default", Name: "other", Audience: "spiffe://cluster.local/ns/default/sa/other"}},
 			Edge: route.Objects{
 				Gateways: []route.Gateway{{Meta: route.Meta{Name: name("edge")}, Class: c.class, Listeners: []route.Listener{{Name: "a", Port: 80, Protocol: route.HTTP, From: "Same"}}}},
 				Routes:   []route.HTTPRoute{route1},
 			},
-		}}
+		})
 		leads := (&Server{td: spiffeid.RequireTrustDomainFromString("cluster.local")}).leads(v)
 		got := leads(edgeID)
 		if (got != nil) != c.is {
