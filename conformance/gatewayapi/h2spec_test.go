@@ -2,6 +2,10 @@ package gatewayapi
 
 import (
 	"encoding/xml"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,8 +37,23 @@ kind: HTTPRoute
 metadata: {name: edge}
 spec:
   parentRefs: [{name: edge}]
-  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: other.test}}]}]
+  rules: [{backendRefs: [{name: app, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app, annotations: {countersign.dev/plaintext: allow}}
+spec: {ports: [{name: web, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app, labels: {kubernetes.io/service-name: app}}
+addressType: IPv4
+endpoints: [{addresses: [127.8.255.1]}]
+ports: [{name: web, port: %d}]
 `
+
+// withoutTLS is one more where HTTP/1.1 is spoken too: what is no preface is an HTTP/1 request, and a bad one (8.5).
+const withoutTLS = "http2/3.5 Sends invalid connection preface"
 
 // TestH2spec runs h2spec 2.2.1 against the listeners of a Gateway: HTTPS, and HTTP/2 without TLS.
 func TestH2spec(t *testing.T) {
@@ -43,7 +62,17 @@ func TestH2spec(t *testing.T) {
 	if err := os.Mkdir(watched, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(watched, "door.yaml"), door)
+	app, err := net.Listen("tcp", "127.8.255.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(20 * time.Millisecond) // streams must be open at a time, for their limit to be met
+		_, _ = io.WriteString(w, "here\n")
+	})}
+	go func() { _ = server.Serve(app) }()
+	t.Cleanup(func() { _ = server.Close() })
+	write(t, filepath.Join(watched, "door.yaml"), fmt.Sprintf(door, app.Addr().(*net.TCPAddr).Port))
 	write(t, filepath.Join(watched, "policy.yaml"), everybody)
 	start(t, countersign(t, work), work, watched)
 	for _, l := range []struct {
@@ -61,7 +90,7 @@ func TestH2spec(t *testing.T) {
 				t.Fatalf("%d cases were run\n%s", all, said)
 			}
 			for _, c := range failed {
-				if !slices.Contains(excepted, c) {
+				if !slices.Contains(excepted, c) && (l.name == "HTTPS" || c != withoutTLS) {
 					t.Errorf("failed: %s", c)
 				}
 			}

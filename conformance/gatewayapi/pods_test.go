@@ -76,7 +76,7 @@ func (p *pods) deploy(ctx context.Context, c *cluster, d *appsv1.Deployment) err
 		number := p.made
 		p.mu.Unlock()
 		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: fmt.Sprintf("%s-%d", d.Name, i), Labels: d.Spec.Template.Labels},
+			ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: fmt.Sprintf("%s-pod-%d", d.Name, i), Labels: d.Spec.Template.Labels},
 			Spec:       d.Spec.Template.Spec,
 		}
 		ip := fmt.Sprintf("127.8.0.%d", number)

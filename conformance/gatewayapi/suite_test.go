@@ -133,7 +133,7 @@ spec: {controllerName: countersign.dev/gateway}
 
 const everybody = `apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {name: everybody, namespace: countersign}
+metadata: {name: everybody, namespace: istio-system}
 spec: {action: ALLOW, rules: [{}]}
 `
 
@@ -152,7 +152,7 @@ func start(t *testing.T, binary, work, watched string) []string {
 		pool = append(pool, fmt.Sprintf("127.9.0.%d", i+2))
 	}
 	settings := filepath.Join(work, "up.yaml")
-	write(t, settings, "bind: [127.9.0.1]\naddressPool: ["+strings.Join(pool, ", ")+"]\n")
+	write(t, settings, "bind: [127.9.0.1]\naddressPool: ["+strings.Join(pool, ", ")+"]\negress: {allow: [127.8.0.0/16]}\n")
 	inbound, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -393,11 +393,7 @@ func (x *exchange) redirect() *refused {
 	to, err := x.hit.Redirect.Location(route.URL{
 		Scheme: scheme, Port: x.link.port, Authority: x.host, Path: x.path, Query: x.ask.Query, HasQuery: x.ask.HasQuery,
 	}, x.hit.Prefix)
-	switch err {
-	case nil:
-	case route.ErrLoop:
-		return refuseLoop
-	default:
+	if err != nil {
 		return refuseReplaced
 	}
 	x.limitDrain()

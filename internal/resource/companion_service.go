@@ -125,6 +125,7 @@ var sliceShape = sync.OnceValue(func() *shape {
 	ports := listOf(maxPerPoint, fieldsIn(named{"appProtocol", freeText()}, named{"name", freeText()}, named{"port", portShape()},
 		named{"protocol", oneOf("protocol", "TCP", "UDP", "SCTP")}))
 	endpoints.empty, ports.empty = true, true
+	endpoints.null, ports.null = true, true // kubectl prints a list without items so
 	return fieldsIn(named{"addressType", oneOf("address type", "IPv4", "IPv6").orLater("FQDN")}, named{"endpoints", endpoints}, named{"ports", ports})
 })
 
@@ -137,9 +138,6 @@ func settleSlice(o *object) {
 	family := textOf(o.value["addressType"])
 	if family == "" {
 		o.fault("E103", root, atKey, "addressType is missing", "IPv4 or IPv6")
-	}
-	if !has(o.value, "endpoints") {
-		o.fault("E103", root, atKey, "endpoints is missing", "write endpoints: [] for none")
 	}
 	port := uint16(80)
 	if ports := itemsOf(o.value["ports"]); len(ports) > 0 {

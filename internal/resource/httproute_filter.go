@@ -20,7 +20,7 @@ func (o *object) checkFilter(rule, f any, p *path) {
 		o.checkReplacement(rule, at(f, field, "path"), p.field(field).field("path"))
 	}
 	if r := at(f, "requestRedirect"); r != nil && endless(rule, r) {
-		o.fault("E403", p.field("requestRedirect"), atKey, "the request would be redirected to itself", "name a scheme, hostname, port or path that differs")
+		o.warn("W-loop", p.field("requestRedirect"), atKey, "the request is redirected to itself", "name a scheme, hostname, port or path that differs")
 	}
 }
 

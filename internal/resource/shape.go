@@ -46,6 +46,7 @@ type shape struct {
 	hint   string     // what to do instead: of a later field or value, or where the form is wrong
 	most   int        // of list items or mapping keys; 0: maxValues
 	empty  bool       // an empty list is allowed
+	null   bool       // null is as if the field were absent
 	long   bool       // a text may be longer than maxValue; what holds it has a bound of its own
 
 	key   func(string) *complaint // of the keys of a mapping
@@ -164,6 +165,9 @@ func (s *shape) first(names ...string) {
 // is not of its shape and goes on.
 func (o *object) match(s *shape, v any, p *path) {
 	if s.form == anything {
+		return
+	}
+	if v == nil && s.null {
 		return
 	}
 	if v == nil {

@@ -2,15 +2,11 @@ package route
 
 import (
 	"cmp"
-	"errors"
 	"strconv"
 	"strings"
 
 	"countersign.dev/internal/h1"
 )
-
-// ErrLoop refuses a redirect to the URL that was asked for: 508 route/loop.
-var ErrLoop = errors.New("the redirect leads to the URL that was asked for")
 
 // URL is what was asked of a listener.
 type URL struct {
@@ -29,7 +25,7 @@ func (r *Redirect) Location(u URL, prefix int) (string, error) {
 		return "", err
 	}
 	scheme := cmp.Or(r.Scheme, u.Scheme)
-	host, sentPort := cutPort(u.Authority)
+	host := withoutPort(u.Authority)
 	if r.Hostname != "" {
 		host = r.Hostname
 	}
@@ -40,9 +36,6 @@ func (r *Redirect) Location(u URL, prefix int) (string, error) {
 		port = defaultPort(scheme)
 	default:
 		port = u.Port
-	}
-	if path == u.Path && scheme == u.Scheme && port == cmp.Or(sentPort, defaultPort(u.Scheme)) && sameHost(host, u.Authority) {
-		return "", ErrLoop
 	}
 	var b strings.Builder
 	b.WriteString(scheme)
@@ -70,21 +63,13 @@ func defaultPort(scheme string) uint16 {
 	return 0
 }
 
-// cutPort leaves the host as it was sent, an IPv6 literal in its brackets.
-func cutPort(authority string) (host string, port uint16) {
+// withoutPort leaves the host as it was sent, an IPv6 literal in its brackets.
+func withoutPort(authority string) string {
 	_, digits := h1.LookupHost(authority)
-	n, _ := strconv.ParseUint(digits, 10, 16)
-	host = strings.TrimSuffix(authority, digits)
-	return strings.TrimSuffix(host, ":"), uint16(n)
+	return strings.TrimSuffix(strings.TrimSuffix(authority, digits), ":")
 }
 
-func sameHost(a, b string) bool {
-	hostA, _ := h1.LookupHost(a)
-	hostB, _ := h1.LookupHost(b)
-	return hostA == hostB
-}
-
-// checkRedirect refuses what cannot be a redirect, and one that leads every request to itself.
+// checkRedirect refuses what cannot be a redirect.
 func (a *Action) checkRedirect(r *Redirect) {
 	a.checkHost(r.Hostname)
 	a.checkReplace(r.Path)
@@ -96,29 +81,4 @@ func (a *Action) checkRedirect(r *Redirect) {
 	if r.Scheme != "" && defaultPort(r.Scheme) == 0 {
 		a.fault("scheme %q is neither http nor https", r.Scheme)
 	}
-	if r.Scheme == "" && r.Hostname == "" && r.Port == 0 && a.keepsPath(r.Path) {
-		a.fault("the redirect leads to the URL that was asked for")
-	}
-}
-
-// keepsPath reports whether a replacement gives back every path that the rule takes.
-func (a *Action) keepsPath(p *PathReplace) bool {
-	if p == nil {
-		return true
-	}
-	for _, m := range a.Rule.Matches {
-		switch m.PathType {
-		case Exact:
-			if !p.Full || m.Path != p.Value {
-				return false
-			}
-		case Prefix, "":
-			if p.Full || strings.TrimSuffix(m.Path, "/") != strings.TrimSuffix(p.Value, "/") {
-				return false
-			}
-		default:
-			return false
-		}
-	}
-	return len(a.Rule.Matches) > 0
 }

@@ -38,51 +38,6 @@ func TestLocation(t *testing.T) {
 }
 
 // A redirect to what was asked for is 508; where that can be seen before, it is a fault.
-func TestRedirectLoop(t *testing.T) {
-	x := func(port uint16, authority, path string) URL {
-		return URL{Scheme: "http", Port: port, Authority: authority, Path: path}
-	}
-	for _, c := range []struct {
-		name string
-		r    Redirect
-		u    URL
-		loop bool
-	}{
-		{"own host", Redirect{Hostname: "x.test"}, x(80, "X.TEST.", "/a"), true},
-		{"own port", Redirect{Scheme: "http", Port: 8080}, x(8080, "x.test:8080", "/a"), true},
-		{"default port spelled out", Redirect{Scheme: "http"}, x(8080, "x.test:80", "/a"), true},
-		{"own path", Redirect{Path: &PathReplace{Full: true, Value: "/a"}}, x(80, "x.test", "/a"), true},
-		{"another path", Redirect{Path: &PathReplace{Full: true, Value: "/a"}}, x(80, "x.test", "/b"), false},
-		{"another port", Redirect{Hostname: "x.test"}, x(8080, "x.test", "/a"), false},
-		{"another scheme", Redirect{Scheme: "https"}, x(80, "x.test", "/a"), false},
-		{"another host", Redirect{Hostname: "y.test"}, x(80, "x.test", "/a"), false},
-	} {
-		if _, err := c.r.Location(c.u, 0); (err == ErrLoop) != c.loop {
-			t.Errorf("%s: %v", c.name, err)
-		}
-	}
-	for _, c := range []struct {
-		name  string
-		r     Redirect
-		m     Match
-		fault bool
-	}{
-		{"nothing changes", Redirect{}, prefix("/a"), true},
-		{"the same prefix", Redirect{Path: &PathReplace{Value: "/a/"}}, prefix("/a"), true},
-		{"the same path", Redirect{Path: &PathReplace{Full: true, Value: "/a"}}, exactly("/a"), true},
-		{"another path", Redirect{Path: &PathReplace{Full: true, Value: "/b"}}, exactly("/a"), false},
-		{"another prefix", Redirect{Path: &PathReplace{Value: "/b"}}, prefix("/a"), false},
-		{"whole path of a prefix", Redirect{Path: &PathReplace{Full: true, Value: "/a"}}, prefix("/a"), false},
-		{"whole path of an expression", Redirect{Path: &PathReplace{Full: true, Value: "/a"}}, regex("/a"), false},
-		{"scheme", Redirect{Scheme: "https"}, prefix("/a"), false},
-	} {
-		c.r.Status = 302
-		if faults := Check(routeOf("r", Rule{Matches: []Match{c.m}, Filters: []Filter{{Redirect: &c.r}}})); (len(faults) > 0) != c.fault {
-			t.Errorf("%s: faults %v", c.name, faults)
-		}
-	}
-}
-
 func TestRedirectFaults(t *testing.T) {
 	for name, r := range map[string]Redirect{
 		"status":   {Scheme: "https", Status: 200},

@@ -27,9 +27,10 @@ const (
 
 // directory is how the watched one fares.
 type directory struct {
-	mu    sync.Mutex // guards the rest, for a look-up
-	state admin.WatchStatus
-	said  string // what was logged last
+	mu     sync.Mutex // guards the rest, for a look-up
+	state  admin.WatchStatus
+	said   string          // the faults that were logged last
+	warned map[string]bool // the warnings that hold, each logged when it came
 }
 
 // followDirectory applies the watched directory until ctx ends. first is called once it was tried.
@@ -144,13 +145,16 @@ func (s *Server) directorySaid(reply admin.ApplyReply, err error) time.Duration 
 			}
 		}
 		d.state = admin.WatchStatus{Directory: s.o.Watch, Objects: left, Revision: reply.Revision}
-		said := fmt.Sprint(reply.Warnings)
+		warned := map[string]bool{}
 		for _, f := range reply.Warnings {
-			if said != d.said {
-				log.Warn("the watched directory holds what cannot work", "fault", oneLine(f))
+			if line := oneLine(f); !warned[line] {
+				warned[line] = true
+				if !d.warned[line] {
+					log.Warn("the watched directory holds what cannot work", "fault", line)
+				}
 			}
 		}
-		d.said = said
+		d.warned, d.said = warned, ""
 		log.Info("the watched directory is applied", "objects", left, "revision", reply.Revision)
 		return 0
 	}
@@ -162,7 +166,9 @@ func (s *Server) directorySaid(reply admin.ApplyReply, err error) time.Duration 
 	if said := fmt.Sprint(err, d.state.Faults); said != d.said {
 		d.said = said
 		for _, f := range d.state.Faults {
-			log.Error("fault in the watched directory", "fault", oneLine(f))
+			if f.Severity == resource.Error {
+				log.Error("fault in the watched directory", "fault", oneLine(f))
+			}
 		}
 		log.Error("the watched directory is not applied; the last good state stays in force", "error", d.state.Error)
 	}

@@ -121,7 +121,7 @@ func TestGatewayStatus(t *testing.T) {
 		t.Errorf("a route of another Gateway is %q\n%s", got, o.JSON)
 	}
 	_, class := r.shownOf("GatewayClass", "own")
-	if s := statusOf(t, class); len(s.Status.SupportedFeatures) != 3 || conditionIn(s.Status.Conditions, "Accepted").Status != "True" {
+	if s := statusOf(t, class); len(s.Status.SupportedFeatures) != len(features) || conditionIn(s.Status.Conditions, "Accepted").Status != "True" {
 		t.Errorf("the class is\n%s", class.YAML)
 	}
 

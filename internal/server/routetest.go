@@ -271,9 +271,6 @@ func (r *routing) effects(v *admin.RouteVerdict, at *route.Router, hit route.Hit
 	v.Filters, v.Backends, v.Limits = filterTexts(hit.Rule.Filters), r.backends(hit.Action), r.limitTexts(at, hit.Action)
 	fails := func(err error) {
 		v.Status, v.Reason, v.Text = http.StatusBadRequest, h1.BadPath, err.Error()
-		if errors.Is(err, route.ErrLoop) {
-			v.Status, v.Reason = http.StatusLoopDetected, "loop"
-		}
 	}
 	if why := r.answers500(at, hit.Action); why != "" {
 		v.Status, v.Reason, v.Text = http.StatusInternalServerError, "bad_backend", why
