@@ -352,7 +352,7 @@ ports: [{name: http, port: 8080, appProtocol: http}, {name: dns, port: 53, proto
 		slice + "addressType: IPv4\nendpoints: [{addresses: [0.0.0.0]}]":                                               "E208 endpoints[0].addresses[0]: 0.0.0.0 is not the address of an endpoint",
 		slice + "addressType: FQDN\nendpoints: []":                                                                     `E301 addressType: "FQDN" is not supported yet`,
 		slice + "endpoints: []":                                                                                        "E103 : addressType is missing",
-		slice + "addressType: IPv4":                                                                                    "E103 : endpoints is missing",
+		slice + "addressType: IPv4\nendpoints: null":                                                                   "", // as kubectl prints none
 		slice + "addressType: IPv4\nendpoints: [{}]":                                                                   "E103 endpoints[0]: addresses are missing",
 		slice + "addressType: IPv4\nendpoints: []\nports: [{name: a}]":                                                 "E103 ports[0]: port is missing",
 		slice + "addressType: IPv4\nendpoints: [" + strings.Repeat("{addresses: [192.0.2.1]}, ", maxEndpoints+1) + "]": "E102 endpoints: 1001 values, at most 1000 are taken",
