@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"countersign.dev/internal/attest"
+	"countersign.dev/internal/audit"
 	"countersign.dev/internal/gate"
 	"countersign.dev/internal/h1"
 )
@@ -31,8 +33,8 @@ const (
 )
 
 // serveTLS answers on ln until ctx ends.
-func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Handler, log *slog.Logger) error {
-	p := &port{ln: ln, cfg: cfg, log: log, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]*guest{}}
+func serveTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, h http.Handler, records *audit.Recorder, log *slog.Logger) error {
+	p := &port{ln: ln, cfg: cfg, records: records, ready: make(chan net.Conn), closed: make(chan struct{}), open: map[net.Conn]*guest{}}
 	srv := &http.Server{
 		Handler: gate.Strict(h), ReadHeaderTimeout: portHead, ReadTimeout: portWhole, WriteTimeout: portWhole, IdleTimeout: portIdle,
 		MaxHeaderBytes: portHeadSize, DisableGeneralOptionsHandler: true, // Strict answers OPTIONS *
@@ -107,13 +109,13 @@ const portGrace = 2 * time.Second
 
 // port is a listener of connections whose handshake is done.
 type port struct {
-	ln     net.Listener
-	cfg    *tls.Config
-	log    *slog.Logger
-	ready  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-	hands  sync.WaitGroup
+	ln      net.Listener
+	cfg     *tls.Config
+	records *audit.Recorder
+	ready   chan net.Conn
+	closed  chan struct{}
+	once    sync.Once
+	hands   sync.WaitGroup
 
 	mu        sync.Mutex // guards the rest; held for a look-up
 	greeting  []net.Conn // oldest first
@@ -276,8 +278,17 @@ func (p *port) Close() error {
 // Addr is where it listens.
 func (p *port) Addr() net.Addr { return p.ln.Addr() }
 
-// fault is a message that was refused before anybody could see a request in it.
-func (p *port) fault(_ *gate.Gate, f *h1.Fault) string {
-	p.log.Debug("refused a message at a token port", "reason", f.Reason)
-	return ""
+// fault records a message that was refused before anybody could see a request in it.
+func (p *port) fault(g *gate.Gate, f *h1.Fault) string {
+	rec := &audit.Record{
+		Kind: audit.KindIssue, Side: audit.SideServer, Proto: audit.ProtoHTTP1, Time: time.Now(), Status: f.Status,
+		Decision: audit.Deny, Layer: audit.LayerHTTP, Reason: f.Reason,
+	}
+	if from, err := netip.ParseAddrPort(g.NetConn().RemoteAddr().String()); err == nil {
+		rec.SrcIP, rec.SrcPort = from.Addr().Unmap(), from.Port()
+	}
+	rec.Seq = p.records.Next()
+	rec.ID = p.records.ID(rec.Seq)
+	p.records.Add(rec)
+	return rec.ID
 }

@@ -202,8 +202,12 @@ func (t *tokens) run(ctx context.Context, l Listeners) error {
 	g.Go(func() error { return t.keepCertificate(ctx) })
 	g.Go(func() error { return t.wanted(ctx) })
 	handler := t.service.Handler()
-	g.Go(func() error { return ended(ctx, serveTLS(ctx, l.Tokens, t.publicTLS(), handler, t.s.o.Log)) })
-	g.Go(func() error { return ended(ctx, serveTLS(ctx, l.TokensMTLS, t.mtlsTLS(), handler, t.s.o.Log)) })
+	g.Go(func() error {
+		return ended(ctx, serveTLS(ctx, l.Tokens, t.publicTLS(), handler, t.recorder, t.s.o.Log))
+	})
+	g.Go(func() error {
+		return ended(ctx, serveTLS(ctx, l.TokensMTLS, t.mtlsTLS(), handler, t.recorder, t.s.o.Log))
+	})
 	return g.Wait()
 }
 

@@ -129,6 +129,12 @@ func TestSystemSecTokensStrangersBytes(t *testing.T) {
 		}
 		do(c, req)
 	}
+	h.recorded("server/tokens", "a refused head", func(r record) bool { return r.Layer == "http" && r.Status >= 400 })
+	req, err := http.NewRequest("PUT", "https://"+d.public+"/oauth2/token", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(c, req)
 	h.recorded("server/tokens", "a refused method", func(r record) bool { return r.Status == 405 })
 	names, _ := filepath.Glob(h.dir + "/server/tokens/*.jsonl")
 	for _, name := range names {
@@ -165,8 +171,8 @@ func TestSystemSecTokensStrangersBytes(t *testing.T) {
 		"query":                  {"POST /oauth2/token?client_id=x HTTP/1.1\r\n" + host + form + length + "\r\n" + body, "400"},
 		"two credentials":        {post + host + "Authorization: Basic eDp5\r\nAuthorization: Basic eDp5\r\n" + form + length + "\r\n" + body, "400"},
 		"too long":               {post + host + form + "Content-Length: 65537\r\n\r\n" + strings.Repeat("a", 65537), "413"},
-		"CONNECT":                {"CONNECT 127.0.0.1:22 HTTP/1.1\r\n" + host + "\r\n", "404"},
-		"HTTP/2 by itself":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "404"},
+		"CONNECT":                {"CONNECT 127.0.0.1:22 HTTP/1.1\r\n" + host + "\r\n", "405"},
+		"HTTP/2 by itself":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"},
 	} {
 		conn, err := tls.Dial("tcp", d.mtls, &tls.Config{RootCAs: d.roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}})
 		if err != nil {
