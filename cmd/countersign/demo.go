@@ -29,12 +29,17 @@ const (
 
 	// In the demo's directory.
 	policiesFile = "policies.yaml"
+	doorFile     = "door.yaml"
+	rootsFile    = "ca.pem"
 	tokenFile    = "customer.token"
 	leakFile     = "leaked.token"
 )
 
 //go:embed demo.yaml
 var demoPolicies string
+
+//go:embed demodoor.yaml
+var demoDoor string
 
 func demoCommand() *command {
 	var lasts time.Duration
@@ -43,11 +48,11 @@ func demoCommand() *command {
 		summary:  "See it work: up, with a small shop of real programs and an intruder.",
 		examples: []string{"countersign demo", "countersign demo --for 10s"},
 		usage:    "[flags]",
-		about: `Ordinary HTTP programs call each other by name, on behalf of a customer who
-comes from outside with a token. Policies allow what the shop needs; a call
-for nobody, an intruder and a stolen token are refused. Everything lies in a
-directory of its own, <data>/demo/<time>, of which the last three are kept.
-Ctrl-C ends it.`,
+		about: `Ordinary HTTP programs call each other by name. A gateway is their front door:
+customers come in with a token, partners with an API key and not too often,
+nobody with nothing. Policies allow what the shop needs; a call for nobody, an
+intruder and a stolen token are refused. Everything lies in a directory of its
+own, <data>/demo/<time>, of which the last three are kept. Ctrl-C ends it.`,
 		flags: func(f *flags) {
 			f.duration(&lasts, "for", "D", "end after D with a summary; exit 1 if it is not as intended")
 		},
@@ -71,6 +76,7 @@ type demo struct {
 	node     *admin.Client
 	table    audit.Table
 	login    *loginService
+	door     string // URL of the shop from outside
 	children []*child
 	died     chan *child
 }
@@ -235,50 +241,43 @@ func (d *demo) watch(ctx context.Context) (<-chan struct{}, error) {
 }
 
 // openShop starts the programs, applies the policies as any client would, and returns once
-// the first call for a customer and the first theft are decided.
+// the first call for a customer, the first theft and the first limit are decided.
 func (d *demo) openShop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, demoReady)
 	defer cancel()
 	d.progress(fmt.Sprintf("  authority %s  node %s", mark("✓"), mark("✓")))
 	behind := []string{"payments", "inventory", "orders"}
 	for _, name := range behind {
-		if err := d.startServer(ctx, name, nil); err != nil {
+		if err := d.startServer(ctx, name); err != nil {
 			return err
 		}
 	}
-	if err := d.login.writePolicies(); err != nil {
+	if err := d.writeDoor(ctx); err != nil {
 		return err
 	}
-	if _, err := d.client(ctx, "apply", "-q", "-f", policiesFile); err != nil {
+	if _, err := d.client(ctx, "apply", "-q", "-f", policiesFile, "-f", doorFile); err != nil {
 		return err
 	}
 	if err := d.until(ctx, "the shop's programs to listen", func() (bool, error) { return d.ready(ctx, behind) }); err != nil {
 		return err
 	}
-	port, err := freePort(ctx)
-	if err != nil {
-		return err
-	}
-	door, leak := fmt.Sprintf("127.0.0.1:%d", port), filepath.Join(d.dir, leakFile)
-	if err := d.startServer(ctx, "web", []string{"--listen", door}, "--client-id", webID, "--leak", leak); err != nil {
+	leak := filepath.Join(d.dir, leakFile)
+	if err := d.startServer(ctx, "web", "--client-id", webID, "--leak", leak); err != nil {
 		return err
 	}
 	if err := d.until(ctx, "web to listen", func() (bool, error) { return d.ready(ctx, []string{"web"}) }); err != nil {
 		return err
 	}
-	if err := d.login.renew(time.Now()); err != nil {
-		return err
-	}
-	if err := d.startChild("customer", "shop", "customer", "--shop", "http://"+door, "--token", filepath.Join(d.dir, tokenFile)); err != nil {
+	if err := d.openDoor(ctx); err != nil {
 		return err
 	}
 	if err := d.startChild(intruder, "run", intruder, "--", executable(), "shop", intruder, "--leak", leak); err != nil {
 		return err
 	}
-	if err := d.until(ctx, "the first calls", func() (bool, error) { return d.opened(), nil }); err != nil {
+	if err := d.until(ctx, "the first calls", func() (bool, error) { return opened(d.table.Rows()), nil }); err != nil {
 		return err
 	}
-	for _, name := range []string{"web", "orders", "payments", "inventory"} {
+	for _, name := range []string{"web", "orders", "payments", "inventory", "edge"} {
 		d.progress(fmt.Sprintf("  %s %s", name, mark("✓")))
 	}
 	return nil

@@ -17,13 +17,20 @@ func TestMisplayed(t *testing.T) {
 	call := func(from, to string) audit.Row {
 		return audit.Row{From: id(from), To: id(to), Method: "GET", Route: "/orders/{*}"}
 	}
+	door := func(from, route string) audit.Row {
+		return audit.Row{From: from, To: id("edge"), Method: "GET", Route: route}
+	}
 	allowed := func(n uint64, r audit.Row) audit.Row { r.Allowed = n; return r }
 	refused := func(n uint64, by string, r audit.Row) audit.Row { r.Refused, r.RefusedBy = n, by; return r }
+	limited := func(n uint64, r audit.Row) audit.Row { r.Limited = n; return r }
 	nobody, payments := call("web", "orders"), call(intruder, "payments")
 	nobody.Route, payments.Method, payments.Route = "/orders", "POST", "/payments"
+	scrapes := door("key:default:scraper", "/stock/{*}")
 	good := []audit.Row{
-		{From: "p1:7kq2rrrr", To: id("web"), Allowed: 3}, allowed(3, call("web", "orders")),
+		allowed(3, door("p1:7kq2rrrr", "/orders/{*}")), allowed(3, call("web", "orders")),
 		refused(1, audit.LayerAuthz, nobody), refused(1, audit.LayerToken, call(intruder, "orders")), refused(2, audit.LayerAuthz, payments),
+		refused(1, audit.LayerAuthz, door("", "/orders/{*}")), refused(1, audit.LayerAuthz, door("key:default:partner", "/orders/{*}")),
+		allowed(2, limited(4, scrapes)),
 	}
 	instead := func(at int, r audit.Row) []audit.Row {
 		rows := append([]audit.Row(nil), good...)
@@ -36,18 +43,24 @@ func TestMisplayed(t *testing.T) {
 		want string
 	}{
 		{"as intended", good, ""},
-		{"refused", append(good[:5:5], refused(3, audit.LayerAuthz, call("orders", "inventory"))), "3 calls of orders → inventory were refused that should be allowed"},
-		{"limited", append(good[:5:5], audit.Row{From: id("orders"), To: id("payments"), Limited: 1}), "1 call of orders → payments were refused that should be allowed"},
-		{"a customer", instead(0, refused(1, audit.LayerToken, audit.Row{From: "p1:7kq2rrrr", To: id("web")})), "1 call of p1:7kq2… → web were refused that should be allowed"},
+		{"refused", append(good[:8:8], refused(3, audit.LayerAuthz, call("orders", "inventory"))), "3 calls of orders → inventory were refused that should be allowed"},
+		{"limited", append(good[:8:8], audit.Row{From: id("orders"), To: id("payments"), Limited: 1}), "1 call of orders → payments were refused that should be allowed"},
+		{"a customer", instead(0, refused(1, audit.LayerToken, door("p1:7kq2rrrr", "/orders/{*}"))), "1 call of p1:7kq2… → edge were refused that should be allowed"},
 		{"for a customer", instead(1, refused(1, audit.LayerToken, call("web", "orders"))), "1 call of web → orders were refused that should be allowed"},
 		{"let in without a customer", instead(2, allowed(1, nobody)), "1 call of web → orders were allowed that should be refused"},
 		{"let in with a stolen token", instead(3, allowed(1, call(intruder, "orders"))), "1 call of intruder → orders were allowed that should be refused"},
 		{"a stolen token that is only not allowed", instead(3, refused(4, audit.LayerAuthz, call(intruder, "orders"))), "4 calls of intruder → orders were refused by policy, not by token"},
 		{"let in", instead(4, allowed(1, payments)), "1 call of intruder → payments were allowed that should be refused"},
-		{"let in elsewhere", append(good[:5:5], allowed(1, call(intruder, "inventory"))), "1 call of intruder → inventory were allowed that should be refused"},
-		{"refused elsewhere", append(good[:5:5], refused(1, audit.LayerAuthz, call(intruder, "inventory"))), ""},
+		{"let in elsewhere", append(good[:8:8], allowed(1, call(intruder, "inventory"))), "1 call of intruder → inventory were allowed that should be refused"},
+		{"refused elsewhere", append(good[:8:8], refused(1, audit.LayerAuthz, call(intruder, "inventory"))), ""},
+		{"let in with nothing", instead(5, allowed(1, door("", "/orders/{*}"))), "1 call of ? → edge were allowed that should be refused"},
+		{"a stranger refused by a limit", instead(5, limited(1, door("", "/orders/{*}"))), "1 call of ? → edge were refused by limit, not by policy"},
+		{"let in with a key for something else", instead(6, allowed(1, door("key:default:partner", "/orders/{*}"))), "1 call of key:default:partner → edge were allowed that should be refused"},
+		{"a key refused", instead(7, refused(2, audit.LayerToken, scrapes)), "2 calls of key:default:scraper → edge were refused by token, not by limit"},
+		{"a key limited that should not be", append(good[:8:8], limited(1, door("key:default:partner", "/stock/{*}"))), "1 call of key:default:partner → edge were refused that should be allowed"},
+		{"no limit", instead(7, allowed(9, scrapes)), "15 calls allowed, 6 refused: too few to tell"},
 		{"no intruder", good[:3], "6 calls allowed, 1 refused: too few to tell"},
-		{"no call without a customer", append(good[:2:2], good[3:]...), "6 calls allowed, 3 refused: too few to tell"},
+		{"no call without a customer", append(good[:2:2], good[3:]...), "8 calls allowed, 9 refused: too few to tell"},
 		{"nothing", nil, "0 calls allowed, 0 refused: too few to tell"},
 	} {
 		got := ""
@@ -60,6 +73,11 @@ func TestMisplayed(t *testing.T) {
 	}
 	if err := misplayed(good[:2], false); err != nil {
 		t.Errorf("cut short: %v", err)
+	}
+	for i := range good {
+		if got, want := opened(append(good[:i:i], good[i+1:]...)), i == 0 || i == 2; got != want {
+			t.Errorf("opened without row %d: %v, want %v", i, got, want)
+		}
 	}
 }
 
@@ -110,14 +128,18 @@ func startLogin(t *testing.T) (l *loginService, dir string) {
 // What the demo applies has no fault, no note, and nothing of the private key.
 func TestDemoPolicies(t *testing.T) {
 	l, dir := startLogin(t)
-	if err := l.writePolicies(); err != nil {
+	if err := l.writePolicies(40123, "https://localhost:40444"); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(dir, policiesFile))
-	if err != nil {
-		t.Fatal(err)
+	var texts []resource.File
+	for _, name := range []string{policiesFile, doorFile} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, resource.File{Name: name, Data: text})
 	}
-	objects, faults := resource.Decode([]resource.File{{Name: policiesFile, Data: text}}, resource.Options{})
+	objects, faults := resource.Decode(texts, resource.Options{Gateway: true})
 	for _, f := range faults {
 		t.Errorf("%+v", f)
 	}
@@ -135,8 +157,12 @@ func TestDemoPolicies(t *testing.T) {
 			t.Errorf("the issuer is %+v with keys %s", issuer, issuer.JWKS)
 		}
 	}
-	if kinds["AuthorizationPolicy"] != 4 || kinds["TrustedIssuer"] != 1 || kinds["DelegationPolicy"] != 1 || len(objects) != 9 {
+	if kinds["AuthorizationPolicy"] != 6 || kinds["TrustedIssuer"] != 1 || kinds["Gateway"] != 1 || kinds["RateLimit"] != 1 || len(objects) != 13 {
 		t.Errorf("kinds %v", kinds)
+	}
+	door := string(texts[1].Data)
+	if strings.Contains(door, "PUBLIC-KEY") || strings.Contains(door, standardIssuer) || !strings.Contains(door, "port: 40123") || strings.Contains(door, `"d"`) {
+		t.Errorf("the door is\n%s", door)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 
 const (
 	customersIssuer = "https://login.shop.example"
-	customersToken  = 10 * time.Minute // life of a customer's token
+	standardIssuer  = "https://localhost:7444" // of our own tokens, where nothing else is said
+	customersToken  = 10 * time.Minute         // life of a customer's token
 )
 
 // loginService stands for the identity provider of the shop's customers, as a company has one
@@ -44,16 +46,18 @@ func newLoginService(dir string) (*loginService, error) {
 
 func (l *loginService) close() { l.dir.Close() }
 
-// writePolicies puts the shop's policies, with the key that customers' tokens are verified by,
-// where people find them.
-func (l *loginService) writePolicies() error {
+// writePolicies puts the shop's policies, and its door with the port and the issuer of this demo
+// and the key that customers' tokens are verified by, where people find them.
+func (l *loginService) writePolicies(port int, issuer string) error {
 	key, err := json.Marshal(l.signer.Key())
 	if err != nil {
 		return fmt.Errorf("printing the customers' key: %w", err)
 	}
-	text := strings.Replace(demoPolicies, "PUBLIC-KEY-OF-THIS-DEMO", string(key), 1)
-	if err := files.WriteFile(l.dir, policiesFile, []byte(text)); err != nil {
-		return fmt.Errorf("writing the demo's policies: %w", err)
+	door := strings.NewReplacer("PUBLIC-KEY", string(key), "8443", strconv.Itoa(port), standardIssuer, issuer).Replace(demoDoor)
+	for name, text := range map[string]string{policiesFile: demoPolicies, doorFile: door} {
+		if err := files.WriteFile(l.dir, name, []byte(text)); err != nil {
+			return fmt.Errorf("writing the demo's policies: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -17,15 +18,45 @@ import (
 
 const intruder = "intruder"
 
-// intended are the refusals that the shop is there to show, each by its layer: a call without a
-// customer, one with a stolen token, one that nobody allowed.
+// intended are the refusals that the shop is there to show, each by its layer. At the door: a
+// caller with nothing, one with an API key who asks for more than the stock, one that asks too often. In the
+// mesh: a call without a customer, one with a stolen token, one that nobody allowed.
 var intended = []intention{
-	{"web", "orders", "GET", "/orders", audit.LayerAuthz},
+	{"?", "edge", "GET", "/orders/{*}", audit.LayerAuthz},
+	{keyName(partner), "edge", "GET", "/orders/{*}", audit.LayerAuthz},
+	{keyName(scraper), "edge", "GET", "/stock/{*}", audit.LayerLimit},
 	{intruder, "orders", "GET", "/orders/{*}", audit.LayerToken},
 	{intruder, "payments", "POST", "/payments", audit.LayerAuthz},
+	{"web", "orders", "GET", "/orders", audit.LayerAuthz},
 }
 
 type intention struct{ from, to, method, route, layer string }
+
+func keyName(name string) string { return "key:default:" + name }
+
+// intends gives which of the intentions a row is of, -1 if of none.
+func intends(r audit.Row) int {
+	return slices.IndexFunc(intended, func(i intention) bool {
+		return i.from == nameOf(r.From) && i.to == nameOf(r.To) && i.method == r.Method && i.route == r.Route
+	})
+}
+
+// opened says that a call for a customer went through, and that all was refused that does not
+// come of web's own accord.
+func opened(rows []audit.Row) bool {
+	served, refused := false, 0
+	for _, r := range rows {
+		switch from := nameOf(r.From); {
+		case from != "web":
+			if intends(r) >= 0 && r.Refused+r.Limited > 0 {
+				refused++
+			}
+		case nameOf(r.To) == "orders":
+			served = served || r.Allowed > 0
+		}
+	}
+	return served && refused == len(intended)-1
+}
 
 // show draws the table until the show ends: in place on a terminal, once at the end elsewhere.
 func (d *demo) show(ctx context.Context, over <-chan struct{}) error {
@@ -78,7 +109,9 @@ func (d *demo) draw(ctx context.Context, over int, live bool) int {
       countersign tap                               every decision as it is made
       countersign get ap -A                         the policies behind it
 files %s      Ctrl-C ends it
-`, tilde(d.dir))
+there curl --cacert ca.pem %s/orders/1
+      curl --cacert ca.pem -H @partner.header %s/stock/1
+`, tilde(d.dir), d.door, d.door)
 	}
 	text := b.String()
 	if over > 0 {
@@ -88,19 +121,26 @@ files %s      Ctrl-C ends it
 	return strings.Count(text, "\n")
 }
 
-// rows are those of the table, by caller: customers first, the intruder last.
+// rows are those of the table, by caller and whom he calls: those from outside first, the intruder last.
 func (d *demo) rows() []audit.Row {
 	rows := d.table.Rows()
 	rank := func(r audit.Row) int {
-		if !strings.HasPrefix(r.From, "spiffe://") {
+		switch {
+		case strings.HasPrefix(r.From, "p1:"):
+			return -3
+		case strings.HasPrefix(r.From, "key:"):
+			return -2
+		case !strings.HasPrefix(r.From, "spiffe://"):
 			return -1
 		}
-		if i := slices.Index([]string{"web", "orders", intruder}, nameOf(r.From)); i >= 0 {
+		if i := slices.Index([]string{"edge", "web", "orders", intruder}, nameOf(r.From)); i >= 0 {
 			return i
 		}
 		return 9
 	}
-	slices.SortStableFunc(rows, func(a, b audit.Row) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(rows, func(a, b audit.Row) int {
+		return cmp.Or(rank(a)-rank(b), strings.Compare(a.From, b.From), strings.Compare(a.To, b.To))
+	})
 	return rows
 }
 
@@ -157,7 +197,7 @@ func paintRefused(row []string, at int) string {
 func everyCall(rows []audit.Row, ends time.Time) string {
 	var version, group uint16
 	for _, r := range rows {
-		if r.TLSVersion == 0 { // from outside, or refused before it left
+		if r.TLSVersion == 0 || !strings.HasPrefix(r.From, "spiffe://") { // refused before it left, or from outside
 			continue
 		}
 		if version != 0 && (version != r.TLSVersion || group != r.TLSGroup) {
@@ -220,21 +260,26 @@ func misplayed(rows []audit.Row, judged bool) error {
 		refused += r.Refused + r.Limited
 		from, to := nameOf(r.From), nameOf(r.To)
 		what := from + " " + mark("→") + " " + to
-		at := slices.IndexFunc(intended, func(i intention) bool {
-			return i.from == from && i.to == to && i.method == r.Method && i.route == r.Route
-		})
+		at := intends(r)
 		switch {
 		case at < 0 && from != intruder:
 			if bad := r.Refused + r.Limited; bad > 0 {
 				return notIntended(r, fmt.Sprintf("%s of %s were refused that should be allowed", counted(bad, "call"), what))
 			}
 			continue
+		case at >= 0 && intended[at].layer == audit.LayerLimit:
+			if r.Refused > 0 {
+				return byAnother(r, r.Refused, r.RefusedBy, at)
+			}
+			seen[at] = r.Limited > 0
 		case r.Allowed > 0:
 			r.LastRefused = "" // explains another call
 			return notIntended(r, fmt.Sprintf("%s of %s were allowed that should be refused", counted(r.Allowed, "call"), what))
 		case at < 0:
+		case r.Limited > 0:
+			return byAnother(r, r.Limited, audit.LayerLimit, at)
 		case r.RefusedBy != intended[at].layer:
-			return notIntended(r, fmt.Sprintf("%s of %s were refused by %s, not by %s", counted(r.Refused, "call"), what, refuser[r.RefusedBy], refuser[intended[at].layer]))
+			return byAnother(r, r.Refused, r.RefusedBy, at)
 		default:
 			seen[at] = true
 		}
@@ -243,6 +288,11 @@ func misplayed(rows []audit.Row, judged bool) error {
 		return notIntended(audit.Row{}, fmt.Sprintf("%s allowed, %s refused: too few to tell", counted(allowed, "call"), thousands(refused)))
 	}
 	return nil
+}
+
+func byAnother(r audit.Row, n uint64, layer string, at int) error {
+	return notIntended(r, fmt.Sprintf("%s of %s %s %s were refused by %s, not by %s",
+		counted(n, "call"), nameOf(r.From), mark("→"), nameOf(r.To), refuser[layer], refuser[intended[at].layer]))
 }
 
 func notIntended(r audit.Row, message string) error {

@@ -19,8 +19,12 @@ import (
 // does, and listen where they are told. Each is a process of its own: `countersign shop ROLE`,
 // a hidden command.
 //
-//	customer → web                GET /orders/<n>, and POST /orders after every fourth, with a
+//	customer → the gateway → web  GET /orders/<n>, and POST /orders after every fourth, with a
 //	                              token of the customers' own identity provider
+//	partner  → the gateway → inventory   GET /stock/<n> with an API key, and GET /orders/<n>, which
+//	                              that is not for
+//	scraper  → the gateway → inventory   the same with a key of its own, more often than it may
+//	stranger → the gateway        GET /orders/<n> with nothing
 //	web      → orders             the same on the customer's behalf, with a token exchanged for that
 //	web      → orders             GET /orders for nobody, which nobody allowed
 //	orders   → inventory          GET /stock/<n> for each order asked for
@@ -38,7 +42,9 @@ const (
 // shopOptions are what the programs are told: where they listen, and where tokens lie.
 type shopOptions struct {
 	listen   string // all that serve
-	shop     string // customer: the URL of web
+	shop     string // all that are outside: the URL of the shop's door
+	roots    string // these: whose certificates they trust
+	header   string // partner, scraper: the file of a header with its API key, as curl -H @FILE takes it
 	token    string // customer: the file of its token
 	clientID string // web: its SPIFFE ID
 	leak     string // web: where it loses tokens; intruder: where it finds them
@@ -51,11 +57,13 @@ func shopCommand() *command {
 		name: "shop", hidden: true,
 		summary:  "Be one of the programs of the demo's shop.",
 		examples: []string{"countersign shop payments --listen 127.0.0.1:8081"},
-		usage:    "web|orders|payments|inventory|intruder|customer [flags]",
+		usage:    "web|orders|payments|inventory|intruder|customer|partner|scraper|stranger [flags]",
 		about:    `An ordinary HTTP program that knows nothing of policies or TLS.`,
 		flags: func(f *flags) {
-			f.text(&o.listen, "listen", "ADDR:PORT", "where it serves: all but customer and intruder")
-			f.text(&o.shop, "shop", "URL", "customer: where web is reached from outside")
+			f.text(&o.listen, "listen", "ADDR:PORT", "where it serves: web, orders, payments, inventory")
+			f.text(&o.shop, "shop", "URL", "customer, partner, scraper, stranger: the shop's door")
+			f.text(&o.roots, "roots", "FILE", "these: whose certificates they trust")
+			f.text(&o.header, "header", "FILE", "partner, scraper: the header that holds its API key")
 			f.text(&o.token, "token", "FILE", "customer: its token")
 			f.text(&o.clientID, "client-id", "ID", "web: as what it asks the token service")
 			f.text(&o.leak, "leak", "FILE", "where web leaves tokens lying, and the intruder looks")
@@ -79,6 +87,13 @@ func shop(ctx context.Context, role string, o shopOptions, stdout, stderr io.Wri
 	defer stop()
 	// The default transport: whatever the environment says of proxies holds.
 	s := &shopRole{name: role, shopOptions: o, client: &http.Client{Timeout: shopCall}, out: stdout, err: stderr}
+	if o.roots != "" {
+		var err error
+		if s.client, err = outside(o.shop, o.roots); err != nil {
+			fmt.Fprintf(stderr, "shop %s: %v\n", role, err)
+			return 1
+		}
+	}
 	return s.run(ctx)
 }
 
@@ -95,6 +110,12 @@ func (s *shopRole) run(ctx context.Context) int {
 	switch s.name {
 	case "customer":
 		return s.loop(ctx, customerEvery, s.browse)
+	case "partner":
+		return s.loop(ctx, partnerEvery, s.supply)
+	case "scraper":
+		return s.loop(ctx, scraperEvery, s.scrape)
+	case "stranger":
+		return s.loop(ctx, strangerEvery, s.stray)
 	case "intruder":
 		return s.loop(ctx, intruderEvery, s.intrude)
 	case "web":
@@ -116,7 +137,7 @@ func (s *shopRole) run(ctx context.Context) int {
 			answer(w, http.StatusOK, fmt.Sprintf(`{"article":%q,"stock":12}`, r.PathValue("n")))
 		})
 	default:
-		fmt.Fprintf(s.err, "shop: no role %q; web, orders, payments, inventory, customer, intruder\n", s.name)
+		fmt.Fprintf(s.err, "shop: no role %q; web, orders, payments, inventory, intruder, customer, partner, scraper, stranger\n", s.name)
 		return 2
 	}
 	if s.listen == "" {
@@ -257,6 +278,10 @@ func (s *shopRole) call(ctx context.Context, method, url, token string) (status 
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
+	return s.send(req)
+}
+
+func (s *shopRole) send(req *http.Request) (status int, err error) {
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, err

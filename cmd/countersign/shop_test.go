@@ -186,6 +186,10 @@ func TestShopCallers(t *testing.T) {
 	}{
 		{"customer", "door", customer, fine, 6, "GET http://door/orders/4 as Bearer t0, POST http://door/orders as Bearer t0, GET http://door/orders/6 as Bearer t0", "customer: orders are shown and placed\n"},
 		{"customer", "door", customer, refused, 2, "GET http://door/orders/1 as Bearer t0, GET http://door/orders/2 as Bearer t0", "customer: GET http://door/orders/1: 403\n"},
+		{"partner", "door", shopOptions{shop: "http://door"}, fine, 3, "GET http://door/stock/1, GET http://door/orders/2, GET http://door/stock/3", "partner: the stock is shown, orders are not\npartner: GET http://door/orders/2: 200\n"},
+		{"scraper", "door", shopOptions{shop: "http://door"}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }), 2, "GET http://door/stock/1, GET http://door/stock/2", "scraper: the stock is shown, as often"},
+		{"scraper", "door", shopOptions{shop: "http://door"}, refused, 2, "GET http://door/stock/1, GET http://door/stock/2", "scraper: GET http://door/stock/1: 403\n"},
+		{"stranger", "door", shopOptions{shop: "http://door"}, refused, 2, "GET http://door/orders/1, GET http://door/orders/2", "stranger: refused, as it should be\n"},
 		{"intruder", "payments", shopOptions{}, refused, 3, "POST http://payments/payments, POST http://payments/payments, POST http://payments/payments", "intruder: refused, as it should be\n"},
 		{"intruder", "payments", shopOptions{leak: file}, refused, 2, "POST http://payments/payments, GET http://orders/orders/2 as Bearer t0, POST http://payments/payments", "intruder: refused, as it should be\n"},
 		{"intruder", "payments", shopOptions{}, fine, 2, "POST http://payments/payments", "intruder: POST http://payments/payments went through, which nobody allowed\n"},
@@ -268,7 +272,7 @@ func TestShopWeb(t *testing.T) {
 		if !slices.Equal(calls, tt.want) {
 			t.Errorf("%s: web called %q, want %q", tt.name, calls, tt.want)
 		}
-		want := url.Values{"grant_type": {grantExchange}, "client_id": {webID}, "subject_token": {"alice"}, "subject_token_type": {typeJWT}, "audience": {"orders"}}
+		want := url.Values{"grant_type": {grantExchange}, "client_id": {webID}, "subject_token": {"alice"}, "subject_token_type": {typeAccess}, "audience": {"orders"}}
 		if len(asked) == 0 || asked[0].Encode() != want.Encode() {
 			t.Errorf("%s: web asked for %v, want %v", tt.name, asked, want)
 		}

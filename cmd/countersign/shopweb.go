@@ -78,7 +78,7 @@ func (s *web) exchange(ctx context.Context, received string) (tokenAnswer, error
 		"grant_type":         {"urn:ietf:params:oauth:grant-type:token-exchange"},
 		"client_id":          {s.clientID},
 		"subject_token":      {received},
-		"subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"},
+		"subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
 		"audience":           {"orders"},
 	}, nil)
 	switch {
