@@ -213,7 +213,7 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 		return n.explainToken(rec, from, to)
 	}
 	if rec.Side == audit.SideServer && (rec.Layer == audit.LayerRoute || rec.Layer == "") && n.destination(rec.DstID).Gateway {
-		return explainDoor(rec, to), "countersign get httproute -A"
+		return explainDoor(rec, to), doorHint[rec.Reason]
 	}
 	if rec.Layer == audit.LayerLimit {
 		return explainLimit(rec)
@@ -266,6 +266,12 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 	return lines, hint
 }
 
+// doorHint shows the routes that there are, the state of what they lead to, or the conditions.
+var doorHint = map[string]string{
+	"no_route": "countersign route list", "no_endpoint": "countersign status", "": "countersign status",
+	"bad_backend": "countersign get httproute -A", "loop": "countersign route list",
+}
+
 // explainDoor says why a Gateway knew no way for a request, which no policy was asked about.
 func explainDoor(rec *audit.Record, to string) []string {
 	what := map[string]string{
@@ -297,7 +303,7 @@ var tokenReasons = map[string]string{
 	"revoked": "revoked", "binding": "binding", "stale": "revocations", "missing": "no token", "multiple": "more than one token",
 	"exchange":    "the token service gives no token for it",
 	"key_unknown": "no API key of this mesh", "key_expired": "an API key that counts no more", "key_scope": "an API key that may not be used like that",
-	"key_in_url": "an API key in the URL, which is kept by everybody on the way",
+	"key_in_url": "an API key in the URL, which is kept by everybody on the way: one that counts is revoked",
 }
 
 // explainToken says which check a token failed. The token itself is kept nowhere.

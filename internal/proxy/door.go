@@ -90,6 +90,7 @@ func (d *door) greet(ctx context.Context, l *link, under *socket) {
 	cs := conn.ConnectionState()
 	if err != nil || !d.settle(l, &cs) {
 		d.turnedAway(l, err)
+		tellPlain(under, err)
 		d.run.open.remove(l)
 		_ = under.Close()
 		return

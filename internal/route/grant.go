@@ -84,7 +84,7 @@ func ResolveBackend(r *HTTPRoute, b *Backend, grants []Grant, f Facts) Refusal {
 	case NeedsTLS:
 		return Refusal{"UnsupportedProtocol", "no identity: port " + number(b.Port) + " of " + what + " takes TLS alone, which needs a BackendTLSPolicy, and that is not supported yet; name a port in clear text"}
 	}
-	return Refusal{"BackendNotFound", what + " does not exist; register it or correct the name"}
+	return Refusal{"BackendNotFound", what + " does not exist; run it or correct the name"}
 }
 
 // ResolveCertificate is whether the Gateway may use the certificate, and can;

@@ -108,11 +108,14 @@ func (w *edgeWarner) gateway(name route.Name) {
 func (w *edgeWarner) route(name route.Name) {
 	i := slices.IndexFunc(w.v.Edge.Routes, func(r route.HTTPRoute) bool { return r.Name == name })
 	parents := w.status.Routes[name].Parents
+	if len(w.v.Edge.Routes[i].Parents) == 0 {
+		w.warn("HTTPRoute", name, "spec.parentRefs", "", "no Gateway takes it", "name one")
+	}
 	for i, p := range w.v.Edge.Routes[i].Parents {
 		field := fmt.Sprintf("spec.parentRefs[%d]", i)
 		at := slices.IndexFunc(parents, func(s route.ParentStatus) bool { return s.Parent == p })
 		if at < 0 {
-			w.warn("HTTPRoute", name, field, "", fmt.Sprintf("there is no Gateway %q of countersign", p.Name), "correct the name, or apply the Gateway")
+			w.warn("HTTPRoute", name, field, "", w.noParent(p), "")
 			continue
 		}
 		for _, c := range parents[at].Conditions {
@@ -125,6 +128,18 @@ func (w *edgeWarner) route(name route.Name) {
 		}
 		w.entry(p.Name)
 	}
+}
+
+// noParent says why a parent is none of ours.
+func (w *edgeWarner) noParent(p route.Parent) string {
+	i := slices.IndexFunc(w.v.Edge.Gateways, func(g route.Gateway) bool { return g.Name == p.Name })
+	switch {
+	case p.Kind.Kind != "Gateway":
+		return fmt.Sprintf("a %s as parent is not supported yet; refer to a Gateway", p.Kind.Kind)
+	case i < 0:
+		return fmt.Sprintf("there is no Gateway %q of countersign; correct the name, or apply the Gateway", p.Name)
+	}
+	return fmt.Sprintf("Gateway %q is of class %q, which nobody serves; gatewayClassName: countersign", p.Name, w.v.Edge.Gateways[i].Class)
 }
 
 // entry warns of a Gateway that nobody may enter, or everybody.

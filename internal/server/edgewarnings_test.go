@@ -28,8 +28,18 @@ func TestEdgeWarnings(t *testing.T) {
 		"a parent that is not there": {edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: nosuch}], "+backend+"}"), []string{
 			`HTTPRoute/default/shop: spec.parentRefs[0]: there is no Gateway "default/nosuch" of countersign` + "\n\thint: correct the name, or apply the Gateway",
 		}},
+		"a parent of another class": {edgeDoc("Gateway", "edge", strings.Replace(gateway, "countersign", "example", 1)) + edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: edge}], "+backend+"}"), []string{
+			`Gateway/default/edge: spec.gatewayClassName: nobody serves class "example"`,
+			`HTTPRoute/default/shop: spec.parentRefs[0]: Gateway "default/edge" is of class "example", which nobody serves` + "\n\thint: gatewayClassName: countersign",
+		}},
+		"a parent of another kind": {edgeDoc("HTTPRoute", "shop", "{parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: api}], "+backend+"}"), []string{
+			`HTTPRoute/default/shop: spec.parentRefs[0]: a ServiceImport as parent is not supported yet` + "\n\thint: refer to a Gateway",
+		}},
+		"no parent": {edgeDoc("HTTPRoute", "shop", "{"+backend+"}"), []string{
+			"HTTPRoute/default/shop: spec.parentRefs: no Gateway takes it\n\thint: name one",
+		}},
 		"a service that is not there": {open + edgeDoc("Gateway", "edge", gateway) + edgeDoc("HTTPRoute", "shop", "{parentRefs: [{name: edge, sectionName: web}, {name: edge, sectionName: raw}], "+backend+"}"), []string{
-			`HTTPRoute/default/shop: spec.rules: rule 0: Service "default/api" does not exist [BackendNotFound]` + "\n\thint: register it or correct the name",
+			`HTTPRoute/default/shop: spec.rules: rule 0: Service "default/api" does not exist [BackendNotFound]` + "\n\thint: run it or correct the name",
 			`HTTPRoute/default/shop: spec.parentRefs[1]: Gateway "default/edge" has no listener with this sectionName and port [NoMatchingParent]` + "\n\thint: name one that it has",
 		}},
 		"listeners": {open + edgeDoc("Gateway", "edge", "{gatewayClassName: countersign, addresses: [{value: 192.0.2.1}], listeners: [{name: raw, port: 9000, protocol: TCP}, {name: web, port: 8080, protocol: HTTP}]}"), []string{

@@ -197,7 +197,7 @@ func TestExposeSays(t *testing.T) {
 	if got, want := x.sentence(false), "whoever has a token for api may GET /a at https://*.a.test; whoever has an API key for api may GET /b&c at https://*.a.test, and nobody else"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got, want := x.next(), []string{"key: countersign key create partner --audience api", `try: curl --resolve www.a.test:443:127.0.0.1 -H "X-API-Key: $KEY" 'https://www.a.test/b&c'`}; !slices.Equal(got, want) {
+	if got, want := x.next(), []string{"key: KEY=$(countersign key create partner --audience api)", `try: curl --resolve www.a.test:443:127.0.0.1 -H "X-API-Key: $KEY" 'https://www.a.test/b&c'`}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got, want := x.undo(), "countersign expose '*.a.test' api --remove"; got != want {

@@ -110,7 +110,7 @@ func (x exposed) next() []string {
 	header := ""
 	switch {
 	case at.Keys:
-		out = append(out, "key: countersign key create partner --audience "+x.asked.Service)
+		out = append(out, "key: KEY=$(countersign key create partner --audience "+x.asked.Service+")")
 		header = ` -H "X-API-Key: $KEY"`
 	case !at.Public:
 		header = ` -H "Authorization: Bearer $TOKEN"`
