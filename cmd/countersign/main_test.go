@@ -72,7 +72,7 @@ func params(dir string) testscript.Params {
 			"code": cmdCode, "eventually": cmdEventually,
 			"want": cmdWant, "wanterr": cmdWantErr,
 			"tapping": cmdTapping, "until": cmdUntil, "untap": cmdUntap,
-			"big": cmdBig, "keep": cmdKeep, "same": cmdSame, "expand": cmdExpand,
+			"big": cmdBig, "keep": cmdKeep, "same": cmdSame, "expand": cmdExpand, "example": cmdExample,
 		},
 	}
 }
@@ -93,7 +93,7 @@ func setUp(env *testscript.Env) error {
 		"LC_ALL=C.UTF-8", "COLUMNS=80", "NO_COLOR=1",
 		"GORACE=atexit_sleep_ms=0", // under -race each process would sleep a second at its end
 	)
-	for i, port := range freePorts(4) {
+	for i, port := range freePorts(5) {
 		vars = append(vars, fmt.Sprintf("PORT%d=%d", i+1, port))
 	}
 	env.Vars = vars
