@@ -57,8 +57,10 @@ func shopCommand() *command {
 		name: "shop", hidden: true,
 		summary:  "Be one of the programs of the demo's shop.",
 		examples: []string{"countersign shop payments --listen 127.0.0.1:8081"},
-		usage:    "web|orders|payments|inventory|intruder|customer|partner|scraper|stranger [flags]",
-		about:    `An ordinary HTTP program that knows nothing of policies or TLS.`,
+		usage:    "ROLE [flags]",
+		about: `An ordinary HTTP program that knows nothing of policies: web, orders,
+payments, inventory, intruder; outside the mesh customer, partner, scraper,
+stranger.`,
 		flags: func(f *flags) {
 			f.text(&o.listen, "listen", "ADDR:PORT", "where it serves: web, orders, payments, inventory")
 			f.text(&o.shop, "shop", "URL", "customer, partner, scraper, stranger: the shop's door")
