@@ -76,7 +76,7 @@ type demo struct {
 	node     *admin.Client
 	table    audit.Table
 	login    *loginService
-	door     string // URL of the shop from outside
+	door     admin.Door // of the shop, for callers from outside
 	children []*child
 	died     chan *child
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"countersign.dev/internal/admin"
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/jose"
 	"countersign.dev/internal/resource"
@@ -55,9 +56,9 @@ func TestMisplayed(t *testing.T) {
 		{"refused elsewhere", append(good[:8:8], refused(1, audit.LayerAuthz, call(intruder, "inventory"))), ""},
 		{"let in with nothing", instead(5, allowed(1, door("", "/orders/{*}"))), "1 call of ? → edge were allowed that should be refused"},
 		{"a stranger refused by a limit", instead(5, limited(1, door("", "/orders/{*}"))), "1 call of ? → edge were refused by limit, not by policy"},
-		{"let in with a key for something else", instead(6, allowed(1, door("key:default:partner", "/orders/{*}"))), "1 call of key:default:partner → edge were allowed that should be refused"},
-		{"a key refused", instead(7, refused(2, audit.LayerToken, scrapes)), "2 calls of key:default:scraper → edge were refused by token, not by limit"},
-		{"a key limited that should not be", append(good[:8:8], limited(1, door("key:default:partner", "/stock/{*}"))), "1 call of key:default:partner → edge were refused that should be allowed"},
+		{"let in with a key for something else", instead(6, allowed(1, door("key:default:partner", "/orders/{*}"))), "1 call of key:partner → edge were allowed that should be refused"},
+		{"a key refused", instead(7, refused(2, audit.LayerToken, scrapes)), "2 calls of key:scraper → edge were refused by token, not by limit"},
+		{"a key limited that should not be", append(good[:8:8], limited(1, door("key:default:partner", "/stock/{*}"))), "1 call of key:partner → edge were refused that should be allowed"},
 		{"no limit", instead(7, allowed(9, scrapes)), "15 calls allowed, 6 refused: too few to tell"},
 		{"no intruder", good[:3], "6 calls allowed, 1 refused: too few to tell"},
 		{"no call without a customer", append(good[:2:2], good[3:]...), "8 calls allowed, 9 refused: too few to tell"},
@@ -89,7 +90,7 @@ func TestDemoTable(t *testing.T) {
 		{To: id("payments"), Refused: 1, RefusedBy: audit.LayerTLS},
 	}
 	var b strings.Builder
-	demoTable(rows).write(&b)
+	demoTable(rows, true).write(&b)
 	if got, want := b.String(), `CALLER    CALLEE    REQUEST          ALLOWED  REFUSED  BY            P50    P99
 p1:7kq2…  web       GET /orders/{*}    1,204        0  -           1.0ms  2.0ms
 intruder  orders    GET /orders/{*}        0       49  token           -      -
@@ -98,15 +99,33 @@ intruder  orders    GET /orders/{*}        0       49  token           -      -
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	rows[0].Limited = 2
-	if got := strings.Join(demoTable(rows).head, " "); got != "CALLER CALLEE REQUEST ALLOWED REFUSED LIMITED BY P50 P99" {
-		t.Errorf("with a limit: %s", got)
+	for wide, want := range map[bool]string{true: "CALLER CALLEE REQUEST ALLOWED REFUSED LIMITED BY P50 P99", false: "CALLER CALLEE REQUEST ALLOWED REFUSED LIMITED BY"} {
+		if got := strings.Join(demoTable(rows, wide).head, " "); got != want {
+			t.Errorf("with a limit, wide %v: %s", wide, got)
+		}
+	}
+}
+
+// What is redrawn fits the terminal; the way out and the door are always shown.
+func TestDemoTries(t *testing.T) {
+	d := &demo{e: &env{}, dir: "/d", door: admin.Door{Host: "shop.localhost", Port: 40123}}
+	for room, want := range map[int]int{-3: 4, 0: 4, 4: 4, 5: 5, 7: 7, 90: 7} {
+		got := d.tries(room)
+		if n := strings.Count(got, "\n"); n != want || !strings.Contains(got, "Ctrl-C ends it") || !strings.HasPrefix(got, "try ") {
+			t.Errorf("room %d: %d lines\n%s", room, n, got)
+		}
+		for line := range strings.Lines(got) {
+			if len(line) > 81 {
+				t.Errorf("%d columns: %s", len(line)-1, line)
+			}
+		}
 	}
 }
 
 func TestDemoNames(t *testing.T) {
 	for id, want := range map[string]string{
 		"": "?", "spiffe://cluster.local/ns/default/sa/web": "web", "p1:": "p1:", "p1:7kq2": "p1:7kq2", "p1:7kq2rr": "p1:7kq2…",
-		"key:shop:acme": "key:shop:acme", "spiffe://other.example/x": "spiffe://other.example/x", "a\x1b[2J": `a\x1b[2J`,
+		"key:shop:acme": "key:shop:acme", "key:default:acme": "key:acme", "spiffe://other.example/x": "spiffe://other.example/x", "a\x1b[2J": `a\x1b[2J`,
 	} {
 		if got := nameOf(id); got != want {
 			t.Errorf("nameOf(%q) = %q, want %q", id, got, want)

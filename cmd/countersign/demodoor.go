@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,11 +12,10 @@ import (
 )
 
 const (
-	doorHost = "shop.localhost"
-	partner  = "partner"
-	scraper  = "scraper"
+	partner = "partner"
+	scraper = "scraper"
 
-	headerFile = ".header" // of a partner: what curl -H @FILE takes
+	headerFile = ".key" // of a partner: a header with its API key, as curl -H @FILE takes it
 )
 
 // writeDoor finds a port for the shop's door, and writes what the demo applies.
@@ -26,7 +24,7 @@ func (d *demo) writeDoor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.door = fmt.Sprintf("https://%s:%d", doorHost, port)
+	d.door = admin.Door{Host: "shop.localhost", Port: uint16(port), Own: true}
 	return d.login.writePolicies(port, d.h.server.Issuer())
 }
 
@@ -44,17 +42,15 @@ func (d *demo) openDoor(ctx context.Context) error {
 			return err
 		}
 	}
-	port := uint16(0)
-	fmt.Sscanf(strings.TrimPrefix(d.door, "https://"+doorHost), ":%d", &port)
 	inner := *d.e
 	inner.dir = d.dir
-	if !inner.opens(ctx, &admin.Door{Host: doorHost, Port: port, Own: true}, wait{d: demoReady, given: true}) {
-		return &admin.Problem{Code: "demo", Message: "starting the demo: the gateway does not open " + d.door, Hints: []string{"less " + tilde(filepath.Join(d.dir, "demo.log"))}}
+	if !inner.opens(ctx, &d.door, wait{d: demoReady, given: true}) {
+		return &admin.Problem{Code: "demo", Message: "starting the demo: the gateway does not open " + d.doorURL(), Hints: []string{"less " + tilde(filepath.Join(d.dir, "demo.log"))}}
 	}
 	for _, c := range []struct{ role, flag, file string }{
 		{"customer", "--token", tokenFile}, {partner, "--header", partner + headerFile}, {scraper, "--header", scraper + headerFile}, {role: "stranger"},
 	} {
-		args := []string{"shop", c.role, "--shop", d.door, "--roots", filepath.Join(d.dir, rootsFile)}
+		args := []string{"shop", c.role, "--shop", d.doorURL(), "--roots", filepath.Join(d.dir, rootsFile)}
 		if c.flag != "" {
 			args = append(args, c.flag, filepath.Join(d.dir, c.file))
 		}
@@ -64,6 +60,8 @@ func (d *demo) openDoor(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (d *demo) doorURL() string { return fmt.Sprintf("https://%s:%d", d.door.Host, d.door.Port) }
 
 func (d *demo) writeRoots(ctx context.Context) error {
 	pem, err := d.client(ctx, "ca", "root")
@@ -76,7 +74,8 @@ func (d *demo) writeRoots(ctx context.Context) error {
 	return nil
 }
 
-// makeKey has an API key made, by which policy lets partners see the stock and nothing else. It stands in the demo's directory and nowhere else.
+// makeKey has an API key made, by which policy lets a partner see the stock and nothing else. It
+// stands in the demo's directory and nowhere else.
 func (d *demo) makeKey(ctx context.Context, name string) error {
 	key, err := d.client(ctx, "key", "create", name, "--audience", "inventory", "--audience", "web", "--scope", "stock:read")
 	if err != nil {

@@ -16,23 +16,24 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-const intruder = "intruder"
+const (
+	intruder = "intruder"
+	demoWide = 96 // columns from which on the table has latencies
+)
 
 // intended are the refusals that the shop is there to show, each by its layer. At the door: a
 // caller with nothing, one with an API key who asks for more than the stock, one that asks too often. In the
 // mesh: a call without a customer, one with a stolen token, one that nobody allowed.
 var intended = []intention{
 	{"?", "edge", "GET", "/orders/{*}", audit.LayerAuthz},
-	{keyName(partner), "edge", "GET", "/orders/{*}", audit.LayerAuthz},
-	{keyName(scraper), "edge", "GET", "/stock/{*}", audit.LayerLimit},
+	{"key:" + partner, "edge", "GET", "/orders/{*}", audit.LayerAuthz},
+	{"key:" + scraper, "edge", "GET", "/stock/{*}", audit.LayerLimit},
 	{intruder, "orders", "GET", "/orders/{*}", audit.LayerToken},
 	{intruder, "payments", "POST", "/payments", audit.LayerAuthz},
 	{"web", "orders", "GET", "/orders", audit.LayerAuthz},
 }
 
 type intention struct{ from, to, method, route, layer string }
-
-func keyName(name string) string { return "key:default:" + name }
 
 // intends gives which of the intentions a row is of, -1 if of none.
 func intends(r audit.Row) int {
@@ -96,22 +97,16 @@ func (d *demo) show(ctx context.Context, over <-chan struct{}) error {
 func (d *demo) draw(ctx context.Context, over int, live bool) int {
 	var b strings.Builder
 	rows := d.rows()
-	t := demoTable(rows)
-	t.cut = columns(d.e.out)
+	cut := columns(d.e.out)
+	t := demoTable(rows, cut == 0 || cut >= demoWide)
+	t.cut = cut
 	if d.e.colour(d.e.out) {
 		t.paint = paintRefused
 	}
 	t.write(&b)
 	b.WriteString("\n" + everyCall(rows, d.certificatesEnd(ctx)))
 	if live {
-		fmt.Fprintf(&b, `try   countersign why --from web                    refused without a customer
-      countersign why --from intruder --to orders   refused with a stolen token
-      countersign tap                               every decision as it is made
-      countersign get ap -A                         the policies behind it
-files %s      Ctrl-C ends it
-there curl --cacert ca.pem %s/orders/1
-      curl --cacert ca.pem -H @partner.header %s/stock/1
-`, tilde(d.dir), d.door, d.door)
+		b.WriteString(d.tries(lines(d.e.out) - 1 - strings.Count(b.String(), "\n")))
 	}
 	text := b.String()
 	if over > 0 {
@@ -119,6 +114,23 @@ there curl --cacert ca.pem %s/orders/1
 	}
 	io.WriteString(d.e.out, text)
 	return strings.Count(text, "\n")
+}
+
+// tries are commands to go on with, as many as there is room for: what is redrawn in place must
+// fit the terminal.
+func (d *demo) tries(room int) string {
+	try := []string{
+		"try   countersign why --from web                    refused without a customer\n",
+		"      countersign why --from intruder --to orders   refused with a stolen token\n",
+		"      countersign tap                               every decision as it is made\n",
+		"      countersign get ap -A                         the policies behind it\n",
+	}
+	there := []string{
+		"files " + tilde(d.dir) + "      Ctrl-C ends it\n",
+		"there curl --cacert ca.pem " + d.doorURL() + "/orders/1\n",
+		"      curl --cacert ca.pem -H @" + partner + headerFile + " " + d.doorURL() + "/stock/1\n",
+	}
+	return strings.Join(append(try[:min(len(try), max(1, room-len(there)))], there...), "")
 }
 
 // rows are those of the table, by caller and whom he calls: those from outside first, the intruder last.
@@ -160,7 +172,7 @@ func (d *demo) certificatesEnd(ctx context.Context) (ends time.Time) {
 	return ends
 }
 
-func demoTable(rows []audit.Row) *table {
+func demoTable(rows []audit.Row, latencies bool) *table {
 	head := []string{"CALLER", "CALLEE", "REQUEST", ">ALLOWED", ">REFUSED"}
 	limited := false
 	for _, r := range rows {
@@ -169,13 +181,21 @@ func demoTable(rows []audit.Row) *table {
 	if limited {
 		head = append(head, ">LIMITED")
 	}
-	t := newTable(append(head, "BY", ">P50", ">P99")...)
+	head = append(head, "BY")
+	if latencies {
+		head = append(head, ">P50", ">P99")
+	}
+	t := newTable(head...)
 	for _, r := range rows {
 		cells := []string{nameOf(r.From), nameOf(r.To), stranger(strings.TrimSpace(r.Method + " " + r.Route)), thousands(r.Allowed), thousands(r.Refused)}
 		if limited {
 			cells = append(cells, thousands(r.Limited))
 		}
-		t.add(append(cells, refuser[r.RefusedBy], latency(r.P50), latency(r.P99))...)
+		cells = append(cells, refuser[r.RefusedBy])
+		if latencies {
+			cells = append(cells, latency(r.P50), latency(r.P99))
+		}
+		t.add(cells...)
 	}
 	return t
 }
@@ -328,8 +348,8 @@ func demoJSON(rows []audit.Row, took time.Duration, ok bool) any {
 }
 
 // nameOf is the last word of an identity: the shop is one namespace. A caller from outside is
-// the subject of its token, people by the beginning of their pseudonym; one that proved nothing
-// is "?".
+// the subject of its token or key, people by the beginning of their pseudonym; one that proved
+// nothing is "?".
 func nameOf(id string) string {
 	const pseudonym = len("p1:") + 4
 	if id == "" {
@@ -337,6 +357,9 @@ func nameOf(id string) string {
 	}
 	if strings.HasPrefix(id, "p1:") && len(id) > pseudonym {
 		return id[:pseudonym] + mark("…")
+	}
+	if name, ok := strings.CutPrefix(id, "key:default:"); ok {
+		id = "key:" + name
 	}
 	p, err := spiffeid.FromString(id)
 	if err != nil {

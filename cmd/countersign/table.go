@@ -139,6 +139,16 @@ func cutAt(s string, n int) string {
 	return string(runes[:min(keep, len(runes))]) + end
 }
 
+// lines is the height of a terminal; 24 if nobody knows.
+func lines(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if _, n, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
+			return n
+		}
+	}
+	return 24
+}
+
 // columns is the width of the terminal that w is, or 0.
 func columns(w io.Writer) int {
 	if !isTerminal(w) {

@@ -278,7 +278,7 @@ func explainDoor(rec *audit.Record, to string) []string {
 		"no_route":    "no rule of Gateway " + to + " takes it",
 		"bad_backend": "its rule has no backend that may be called",
 		"no_endpoint": "no instance of its backend is ready",
-		"loop":        "it came by here before, or would be sent back",
+		"loop":        "it came by here before",
 	}[rec.Reason]
 	switch {
 	case what != "":
