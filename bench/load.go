@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -41,6 +42,10 @@ func serveProgram(ctx context.Context, port string) error {
 		return fmt.Errorf("serving: %w", err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answer := odd[r.URL.Path]; answer != nil {
+			answer(w, r)
+			return
+		}
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -68,6 +73,7 @@ type order struct {
 	Time  time.Duration
 	PIDs  []int  // whose CPU time is read when counting begins and ends
 	Token string // Bearer of every request; "": none
+	Edge  *edge  // how Addr is called, if it is a door for strangers
 	// Revoke asks for something else: so many tokens for that audience, each called with and
 	// revoked; p50 and p99 are how long it was then still taken.
 	Revoke   int
@@ -124,7 +130,16 @@ func drive(ctx context.Context, o order) (tally, error) {
 	if o.Token != "" {
 		field += "Authorization: Bearer " + o.Token + "\r\n"
 	}
-	head := target + " HTTP/1.1\r\nHost: api\r\n" + field +
+	host := "api"
+	l := &load{addr: addr, want: []byte(o.Want)}
+	if o.Edge != nil {
+		var err error
+		if l.tls, err = o.Edge.config(); err != nil {
+			return tally{}, err
+		}
+		host, l.edge, l.header = o.Edge.Host, o.Edge, callerHeader(o.Token)
+	}
+	head := target + " HTTP/1.1\r\nHost: " + host + "\r\n" + field +
 		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nX-Request-Id: 0123456789abcdef\r\nCookie: a=b; c=d\r\n"
 	requests := [2]string{"GET " + head + "\r\n"}
 	requests[1] = requests[0]
@@ -133,7 +148,6 @@ func drive(ctx context.Context, o order) (tally, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l := &load{addr: addr, want: []byte(o.Want)}
 	callers := make([]caller, o.Conns)
 	var wait sync.WaitGroup
 	for i := range callers {
@@ -180,6 +194,9 @@ func pause(ctx context.Context, d time.Duration) {
 type load struct {
 	addr     string
 	want     []byte
+	edge     *edge // nil: clear text
+	tls      *tls.Config
+	header   http.Header
 	counting atomic.Bool
 	all      atomic.Int64
 	failed   atomic.Int64
@@ -207,8 +224,15 @@ func (c *caller) call(ctx context.Context) {
 
 // connect is the life of one connection: nil when the other side announced its end.
 func (c *caller) connect(ctx context.Context) error {
+	if c.edge != nil && c.edge.H2 {
+		return c.stream(ctx)
+	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", c.addr)
+	dial := d.DialContext
+	if c.edge != nil {
+		dial = func(ctx context.Context, _, addr string) (net.Conn, error) { return c.edge.dial(ctx, addr, c.tls) }
+	}
+	conn, err := dial(ctx, "tcp", c.addr)
 	if err != nil {
 		return err
 	}
@@ -227,15 +251,20 @@ func (c *caller) connect(ctx context.Context) error {
 		if !bytes.Contains(body[:], c.want) {
 			return fmt.Errorf("the caller arrived as %.80q, not %q", body[:], c.want)
 		}
-		c.all.Add(1)
-		if c.counting.Load() {
-			c.took = append(c.took, time.Since(began))
-		}
+		c.answered(began)
 		if last {
 			return nil
 		}
 	}
 	return nil
+}
+
+// answered counts one right answer.
+func (c *caller) answered(began time.Time) {
+	c.all.Add(1)
+	if c.counting.Load() {
+		c.took = append(c.took, time.Since(began))
+	}
 }
 
 // answer reads one response, which has to be 200 with a body of the right length, and

@@ -32,18 +32,20 @@ import (
 
 // options are the flags.
 type options struct {
-	binary string
-	nginx  string
-	only   []string
-	time   time.Duration
-	warm   time.Duration
-	rounds int
-	starts int
-	idle   time.Duration
-	soak   time.Duration
-	tokens bool
-	pin    int
-	json   bool
+	binary  string
+	nginx   string
+	only    []string
+	time    time.Duration
+	warm    time.Duration
+	rounds  int
+	starts  int
+	idle    time.Duration
+	soak    time.Duration
+	tokens  bool
+	gateway bool
+	caddy   string
+	pin     int
+	json    bool
 }
 
 // The parts that run unless -only names some.
@@ -92,7 +94,7 @@ func parse(args []string, talk io.Writer) (options, error) {
 	fs.SetOutput(talk)
 	fs.StringVar(&o.binary, "binary", "", "countersign to measure (default: it is built)")
 	fs.StringVar(&o.nginx, "nginx", "", "nginx to hold it against (default: the installed one)")
-	fs.StringVar(&only, "only", "", "parts to run: "+strings.Join(parts, ","))
+	fs.StringVar(&only, "only", "", "parts to run: "+strings.Join(parts, ",")+"; of -gateway: "+strings.Join(gatewayParts, ","))
 	fs.DurationVar(&o.time, "time", 3*time.Second, "of one cell")
 	fs.DurationVar(&o.warm, "warm", 700*time.Millisecond, "before a cell is counted")
 	fs.IntVar(&o.rounds, "rounds", 3, "of each cell; the median counts")
@@ -100,6 +102,8 @@ func parse(args []string, talk io.Writer) (options, error) {
 	fs.DurationVar(&o.idle, "quiet", 10*time.Second, "before idle memory is read")
 	fs.DurationVar(&o.soak, "soak", 0, "call for so long over certificates of 10 s life, and nothing else")
 	fs.BoolVar(&o.tokens, "tokens", false, "measure the token service against its aims, and nothing else")
+	fs.BoolVar(&o.gateway, "gateway", false, "measure the gateway against its aims, and nothing else")
+	fs.StringVar(&o.caddy, "caddy", "", "caddy to hold it against (default: the one on the path)")
 	fs.IntVar(&o.pin, "pin", -1, "CPU for this process and all it starts")
 	fs.BoolVar(&o.json, "json", false, "results as JSON")
 	if err := fs.Parse(args); err != nil {
@@ -107,6 +111,10 @@ func parse(args []string, talk io.Writer) (options, error) {
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q", fs.Arg(0))
+	}
+	parts := parts
+	if o.gateway {
+		parts = gatewayParts
 	}
 	o.only = parts
 	if only != "" {
@@ -157,6 +165,12 @@ func measure(ctx context.Context, o options, out, talk io.Writer) (err error) {
 		}
 	}
 	res := newResults(o)
+	if o.gateway {
+		if res.Gateway, err = s.gateway(ctx); err != nil {
+			return fmt.Errorf("measuring the gateway: %w", err)
+		}
+		o.only = nil
+	}
 	for _, part := range o.only {
 		switch part {
 		case "hops":
@@ -186,6 +200,9 @@ func measure(ctx context.Context, o options, out, talk io.Writer) (err error) {
 		err = enc.Encode(res)
 	} else {
 		res.print(out)
+	}
+	if err == nil && res.Gateway != nil {
+		err = res.Gateway.failed()
 	}
 	if err == nil && res.Soak != nil && res.Soak.Failed > 0 {
 		err = fmt.Errorf("%d of %d requests failed: %s", res.Soak.Failed, res.Soak.Requests, res.Soak.First)

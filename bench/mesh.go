@@ -111,13 +111,7 @@ func (u *up) api(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return addr, m.until(ctx, "its port answers", func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	return addr, m.answers(ctx, addr)
 }
 
 // web is the program that calls, which takes orders.
@@ -125,6 +119,10 @@ type web struct {
 	*member
 	orders *json.Encoder
 	said   *json.Decoder
+}
+
+func newWeb(m *member, in io.Writer, out io.Reader) *web {
+	return &web{member: m, orders: json.NewEncoder(in), said: json.NewDecoder(out)}
 }
 
 // web starts the program that calls.
@@ -138,7 +136,7 @@ func (u *up) web(ctx context.Context) (*web, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &web{member: m, orders: json.NewEncoder(in), said: json.NewDecoder(out)}
+	w := newWeb(m, in, out)
 	// The first answers may be refusals: the instance has to be seen ready.
 	return w, m.until(ctx, "web reaches api", func() bool {
 		t, err := w.drive(order{Want: webID, Conns: 1, Time: 50 * time.Millisecond})

@@ -20,6 +20,8 @@ type Results struct {
 	Idle   *Memory `json:"idle,omitempty"`
 	Soak   *Soak   `json:"soak,omitempty"`
 	Tokens *Tokens `json:"tokens,omitempty"`
+
+	Gateway *Gateway `json:"gateway,omitempty"`
 }
 
 // Hops is two hops beside a pair of nginx.
@@ -111,6 +113,9 @@ func (r *Results) print(out io.Writer) {
 	if t := r.Tokens; t != nil {
 		t.print(out)
 	}
+	if g := r.Gateway; g != nil {
+		g.print(out)
+	}
 	if s := r.Soak; s != nil {
 		fmt.Fprintf(out, "\nrotation: %d requests over %d connections in %.0f s, %d certificates renewed, %d failed; RSS %s\n",
 			s.Requests, s.Connections, s.Seconds, s.Renewals, s.Failed, &s.Memory)
@@ -155,4 +160,9 @@ func (h *Hops) print(out io.Writer) {
 	}
 }
 
-func (c *Cell) String() string { return fmt.Sprintf("%.1f\t%.1f–%.1f", c.CPU, c.Least, c.Most) }
+func (c *Cell) String() string {
+	if c == nil {
+		return "–\t"
+	}
+	return fmt.Sprintf("%.1f\t%.1f–%.1f", c.CPU, c.Least, c.Most)
+}
