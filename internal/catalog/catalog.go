@@ -35,8 +35,29 @@ type Record struct {
 	Source      string    // the watched directory that wrote it last; empty: somebody applied it
 	First, Last int64     // revisions of its creation and its last change
 
+	// Meaning is what its reader made of it all; nil: nothing is kept. It goes with any change of the rest.
+	Meaning *Meaning
+
 	// Before is the Secret as it was when its pair could last be used; nil: it can be now, or never could.
 	Before *resource.Object
+}
+
+// Meaning holds a value that is kept once, before others see it, and never changed.
+type Meaning struct{ value any }
+
+// Value is what was kept; nil if nothing was.
+func (m *Meaning) Value() any {
+	if m == nil {
+		return nil
+	}
+	return m.value
+}
+
+// Keep keeps a value, if there is anything to keep it in.
+func (m *Meaning) Keep(value any) {
+	if m != nil {
+		m.value = value
+	}
 }
 
 type stored struct {

@@ -119,8 +119,9 @@ type Client struct {
 	state atomic.Pointer[tls.ConnectionState]
 	up    atomic.Bool
 
-	epoch    string // of what is enforced, also after the stream broke; Run's own
+	epoch    string // of what is enforced, also after the stream broke; Run's own, as is the rest
 	enforced int64
+	decoder  snapshot.Decoder
 }
 
 // NewClient prepares the node's half; nothing is dialled before Run or the first call.
@@ -241,7 +242,7 @@ func (c *Client) enforce(version string, put snapshot.Resources, removed []strin
 	if err != nil {
 		return nil, 0, err
 	}
-	n, err := snapshot.Decode(c.o.Node, f.Epoch, f.To, now)
+	n, err := c.decoder.Decode(c.o.Node, f.Epoch, f.To, now)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -151,12 +151,13 @@ func (s *service) DeltaAggregatedResources(stream grpc.BidiStreamingServer[Delta
 	s.o.House.Watch(node, Event{Attached: true})
 	defer s.o.House.Watch(node, Event{})
 	var (
+		cutter  snapshot.Cutter
 		held    snapshot.Resources
 		heldRev int64
 	)
 	for {
 		w, newer := s.o.House.World()
-		now, err := snapshot.Of(w, node)
+		now, err := cutter.Of(w, node)
 		if err != nil {
 			return s.fail("cutting a snapshot", err)
 		}

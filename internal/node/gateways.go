@@ -311,7 +311,9 @@ func (g *gateways) wantedDoors(h *held) map[doorKey]bool {
 		}
 		open.Gateways[gw.Name] = route.GatewayFacts{Live: true, Ports: ports, Files: g.filesOf(gw)}
 	}
-	status := route.Status(h.Edge, open)
+	doors := h.Edge
+	doors.Routes = nil // no port depends on them
+	status := route.Status(doors, open)
 	out := map[doorKey]bool{}
 	for _, g := range h.Edge.Ours() {
 		for i, l := range status.Gateways[g.Name].Listeners {

@@ -107,7 +107,8 @@ type Node struct {
 	once      sync.Once      // guards first
 	sessions  sync.WaitGroup // of runs: their connections are hijacked, nobody else waits for them
 
-	snap atomic.Pointer[held]
+	snap     atomic.Pointer[held]
+	compiler route.Compiler // of apply alone
 
 	mu      sync.Mutex // guards the rest; held for a look-up
 	runs    map[string]*run

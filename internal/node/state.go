@@ -73,17 +73,17 @@ func (n *Node) prepare(s *snapshot.Node, before *held) (*held, *proxy.State, err
 		}
 	}
 	n.prepareFaces(h)
-	prepareEdge(h, state)
+	n.prepareEdge(h, state)
 	return h, state, nil
 }
 
 // prepareEdge compiles the routes of the Gateways, and finds the backends that none of their requests may reach.
-func prepareEdge(h *held, state *proxy.State) {
+func (n *Node) prepareEdge(h *held, state *proxy.State) {
 	attached := route.Attach(h.Edge)
 	if len(attached) == 0 {
 		return
 	}
-	state.Routes, _ = route.Compile(attached) // a rule with a fault answers 500 by itself
+	state.Routes, _ = n.compiler.Compile(attached) // a rule with a fault answers 500 by itself
 	state.Limits = proxy.CompileLimits(h.Edge, route.CompileLimits(h.Edge, state.Routes), state.TrustDomain)
 	state.Refused = map[*route.Backend]route.Refusal{}
 	state.Foreign = h.Edge.Foreign()

@@ -56,11 +56,22 @@ func (a *Action) fault(format string, args ...any) {
 type compiled struct {
 	actions []Action
 	matches []*match
+	place   int64
+	regex   bool // one of its paths is an expression
+}
+
+func (c *compiled) faults() (out []Fault) {
+	for i := range c.actions {
+		if a := &c.actions[i]; a.invalid {
+			out = append(out, Fault{Route: a.Route.Name, Rule: a.Index, Text: a.Bad})
+		}
+	}
+	return out
 }
 
 // compileRoute compiles a route that stands at a place by age.
-func (c *compiler) compileRoute(r *HTTPRoute, place int) *compiled {
-	out := &compiled{actions: make([]Action, len(r.Rules))}
+func (c *compiler) compileRoute(r *HTTPRoute, place int64) *compiled {
+	out := &compiled{actions: make([]Action, len(r.Rules)), place: place}
 	n, conditions := 0, 0
 	for i := range r.Rules {
 		n += max(len(r.Rules[i].Matches), 1)
@@ -80,9 +91,10 @@ func (c *compiler) compileRoute(r *HTTPRoute, place int) *compiled {
 		}
 		for j := range matches {
 			m := &slab[len(out.matches)]
-			m.index, m.place = int32(j), int32(place)
+			m.index, m.place = int32(j), place
 			if c.compileMatch(a, m, &matches[j]) {
 				out.matches = append(out.matches, m)
+				out.regex = out.regex || m.rank() == 1
 			}
 		}
 	}

@@ -58,23 +58,24 @@ const (
 // the backend. The grant is asked before the service, so that a reference
 // learns nothing of another namespace.
 func ResolveBackend(r *HTTPRoute, b *Backend, grants []Grant, f Facts) Refusal {
-	what := b.Ref.String()
 	if b.Kind != serviceKind && b.Kind != hostnameKind {
-		return Refusal{"InvalidKind", what + " is no backend; refer to a Service"}
+		return Refusal{"InvalidKind", b.Ref.String() + " is no backend; refer to a Service"}
 	}
 	if !permitted(grants, httpRouteKind, r.Namespace, b.Ref) {
 		return notPermitted(httpRouteKind, r.Namespace, b.Ref)
 	}
 	if b.Port == 0 {
-		return Refusal{"BackendNotFound", what + " is named without a port; write one"}
+		return Refusal{"BackendNotFound", b.Ref.String() + " is named without a port; write one"}
 	}
 	backing := NoService
 	if f.Backend != nil {
 		backing = f.Backend(b.Ref, b.Port)
 	}
-	switch backing {
-	case Usable:
+	if backing == Usable {
 		return Refusal{}
+	}
+	what := b.Ref.String()
+	switch backing {
 	case NoPort:
 		return Refusal{"BackendNotFound", what + " has no port " + number(b.Port) + "; name one of its ports"}
 	case NotHTTP:

@@ -13,6 +13,7 @@ const MaxLimitRules = 64
 // Limits are the RateLimits of one table. They never change; all methods are safe for concurrent use, and for nil.
 type Limits struct {
 	sets   map[limited]*LimitSet
+	shared map[*Router]*LimitSet // of all other rules of a listener
 	byName map[Name]*RateLimit
 	faults []Fault
 }
@@ -44,7 +45,7 @@ func (u LimitUse) Of() *LimitRule { return &u.Limit.Rules[u.Rule] }
 // CompileLimits finds what holds where. A rule of a route that names a RateLimit which is not there, or is under more
 // rules than are counted, answers 500: no request goes without its limits.
 func CompileLimits(o Objects, t *Table) *Limits {
-	l := &Limits{sets: map[limited]*LimitSet{}, byName: map[Name]*RateLimit{}}
+	l := &Limits{sets: map[limited]*LimitSet{}, shared: map[*Router]*LimitSet{}, byName: map[Name]*RateLimit{}}
 	on := map[LimitTarget][]*RateLimit{}
 	for i := range o.Limits {
 		r := &o.Limits[i]
@@ -56,24 +57,28 @@ func CompileLimits(o Objects, t *Table) *Limits {
 	if len(on) == 0 && !slices.ContainsFunc(o.Routes, extended) {
 		return l
 	}
+	named := map[Name]bool{} // routes with limits of their own
+	for to := range on {
+		named[to.Name] = named[to.Name] || to.Kind == httpRouteKind
+	}
 	for at := range t.Routers() {
 		gateway := Ref{gatewayKind, at.Gateway}
 		all := slices.Concat(on[LimitTarget{gateway, ""}], on[LimitTarget{gateway, at.Listener}])
 		shared := l.set(all, nil, nil) // of all rules without limits of their own
+		if len(shared.Uses) > 0 {
+			l.shared[at] = shared
+		}
 		for a := range at.actions() {
-			route := Ref{httpRouteKind, a.Route.Name}
-			own := on[LimitTarget{route, ""}]
-			if a.Rule.Name != "" {
-				own = slices.Concat(own, on[LimitTarget{route, a.Rule.Name}])
-			}
 			set := shared
-			if len(own)+len(a.Extensions) > 0 {
+			if len(a.Extensions) > 0 || named[a.Route.Name] {
+				route := Ref{httpRouteKind, a.Route.Name}
+				own := on[LimitTarget{route, ""}]
+				if a.Rule.Name != "" {
+					own = slices.Concat(own, on[LimitTarget{route, a.Rule.Name}])
+				}
 				set = l.set(all, own, a)
+				l.sets[limited{at, a}] = set
 			}
-			if len(set.Uses) == 0 && set.Bad == "" {
-				continue
-			}
-			l.sets[limited{at, a}] = set
 			if len(set.Uses) > MaxLimitRules {
 				l.faults = append(l.faults, Fault{a.Route.Name, a.Index, set.Bad})
 			}
@@ -123,13 +128,23 @@ func (l *Limits) Of(at *Router, a *Action) *LimitSet {
 	if l == nil {
 		return nil
 	}
-	return l.sets[limited{at, a}]
+	set, own := l.sets[limited{at, a}]
+	if !own {
+		set = l.shared[at]
+	}
+	if set == nil || len(set.Uses) == 0 && set.Bad == "" {
+		return nil
+	}
+	return set
 }
 
 // Sets are all that hold somewhere.
 func (l *Limits) Sets() map[*LimitSet]bool {
 	out := map[*LimitSet]bool{}
 	for s := range maps.Values(l.sets) {
+		out[s] = true
+	}
+	for s := range maps.Values(l.shared) {
 		out[s] = true
 	}
 	return out
@@ -144,22 +159,14 @@ func (l *Limits) Faults() []Fault { return l.faults }
 // actions are the rules of the listener, each at least once.
 func (r *Router) actions() func(yield func(*Action) bool) {
 	return func(yield func(*Action) bool) {
-		seen := map[*Action]bool{}
-		more := true
-		visit := func(list []*match) {
-			for _, m := range list {
-				if more && !seen[m.Action] {
-					seen[m.Action] = true
-					more = yield(m.Action)
+		for _, h := range r.order {
+			for _, c := range h.of {
+				for i := range c.actions {
+					if !yield(&c.actions[i]) {
+						return
+					}
 				}
 			}
-		}
-		for _, h := range r.order {
-			for _, list := range h.exact {
-				visit(list)
-			}
-			visit(h.regex)
-			h.root.each(visit)
 		}
 	}
 }

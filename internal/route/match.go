@@ -32,7 +32,7 @@ type match struct {
 
 	*Action
 	index   int32  // in the rule
-	place   int32  // of the route, by age
+	place   int64  // of the route, by age
 	path    string // normal, escapes in upper case, a prefix without its final slash; the pattern of a Regex
 	pattern pattern
 	kind    PathType

@@ -21,7 +21,12 @@ type Name struct{ Namespace, Name string }
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
 
 // Compare orders names by that form.
-func (n Name) Compare(o Name) int { return strings.Compare(n.String(), o.String()) }
+func (n Name) Compare(o Name) int {
+	if n.Namespace == o.Namespace {
+		return strings.Compare(n.Name, o.Name)
+	}
+	return strings.Compare(n.String(), o.String())
+}
 
 // Meta is what every object has.
 type Meta struct {
@@ -141,6 +146,11 @@ type HTTPRoute struct {
 	Hostnames []string // lower case; none: those of the listener
 	Rules     []Rule   // 1–16
 	Options   Options  `json:",omitempty"`
+}
+
+// Is reports whether two values are one reading of one route, and equal therefore: nobody changes what was read.
+func (r *HTTPRoute) Is(o *HTTPRoute) bool {
+	return len(r.Rules) > 0 && len(o.Rules) > 0 && &r.Rules[0] == &o.Rules[0]
 }
 
 // Parent is one of parentRefs. Section is a listener's name, Port its port;

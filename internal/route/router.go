@@ -23,6 +23,9 @@ type host struct {
 	regex []*match
 	root  element
 	path  *match // one that looks at the path; nil: all are PathPrefix /
+
+	of      []*compiled // what it was built of
+	bounded bool        // more expressions than are read: their rules were marked
 }
 
 // element is a node of the tree of path elements.
@@ -32,32 +35,37 @@ type element struct {
 	up    *element // the nearest one above that has a leaf
 }
 
-// attach builds the routers of a listener's hostnames.
-func (r *Router) attach(routes []Effective, all map[*HTTPRoute]*compiled) {
-	hosts := map[string]*host{}
-	matches := map[*host][]*match{}
+// attach builds the routers of a listener's hostnames, of what hosted gives for a name and the routes on it.
+func (r *Router) attach(routes []Effective, all map[*HTTPRoute]*compiled, hosted func(string, []*compiled) *host) {
+	on := map[string][]*compiled{}
 	for _, e := range routes {
 		for i, name := range e.Hostnames {
-			if slices.Contains(e.Hostnames[:i], name) {
-				continue
+			if !slices.Contains(e.Hostnames[:i], name) {
+				on[name] = append(on[name], all[e.Route])
 			}
-			h := hosts[name]
-			if h == nil {
-				h = &host{name: name, exact: map[string][]*match{}}
-				hosts[name] = h
-				r.hosts.put(name, h)
-				r.order = append(r.order, h)
-			}
-			matches[h] = append(matches[h], all[e.Route].matches...)
 		}
 	}
-	slices.SortFunc(r.order, func(a, b *host) int { return moreSpecific(a.name, b.name) })
+	for _, name := range slices.SortedFunc(maps.Keys(on), moreSpecific) {
+		h := *hosted(name, on[name]) // what is wider is this table's alone
+		r.hosts.put(name, &h)
+		r.order = append(r.order, &h)
+	}
 	for _, h := range r.order {
-		h.build(matches[h])
+		h.wider = nil
 		if h.name != "" {
 			h.wider = r.hosts.covering(strings.TrimPrefix(h.name, "*."))
 		}
 	}
+}
+
+func newHost(name string, of []*compiled) *host {
+	h := &host{name: name, of: of, exact: map[string][]*match{}}
+	var all []*match
+	for _, c := range of {
+		all = append(all, c.matches...)
+	}
+	h.build(all)
+	return h
 }
 
 // moreSpecific is rows 1 and 2 of gateway.md 6.2. Hostnames that tie there never fit one request.
@@ -106,6 +114,7 @@ func (h *host) boundRegexes() {
 	if len(h.regex) <= maxHostRegexes {
 		return
 	}
+	h.bounded = true
 	slices.SortFunc(h.regex, compareAge)
 	for i, m := range h.regex[maxHostRegexes:] {
 		m.fault("more than %d regular expressions for the paths of one hostname", maxHostRegexes)

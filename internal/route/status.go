@@ -28,7 +28,8 @@ type Facts struct {
 	TrustDomain func(name string) bool // whether its bundle is known
 
 	Gateways map[Name]GatewayFacts
-	Invalid  []Fault // of Compile, in any order
+	Routes   func(Name) bool // whose status is asked for; nil: of all
+	Invalid  []Fault         // of Compile, in any order
 }
 
 // Certificate is what is known of a Secret. Fault is empty if it holds a
@@ -111,7 +112,10 @@ func Status(o Objects, f Facts) Statuses {
 	for i := range o.Routes {
 		r := &o.Routes[i]
 		routes[r.Name] = r
-		refused[r], s.Routes[r.Name] = routeStatus(r, a.verdicts[r.Name], dropped[r.Name], o.Grants, f)
+		refused[r] = len(dropped[r.Name]) > 0 && len(dropped[r.Name]) == len(r.Rules)
+		if f.Routes == nil || f.Routes(r.Name) {
+			s.Routes[r.Name] = routeStatus(r, a.verdicts[r.Name], refused[r], dropped[r.Name], o.Grants, f)
+		}
 	}
 	for i := range o.Limits {
 		s.Limits[o.Limits[i].Name] = a.limitStatus(&o.Limits[i], routes)
@@ -234,11 +238,10 @@ func (in *inspection) notLive() Refusal {
 	return Refusal{"Pending", fmt.Sprintf("no process runs Gateway %[1]q; start countersign gateway, and once: countersign identity register %[1]s --selector gateway:%[1]s", in.Name)}
 }
 
-// routeStatus also says whether the route is refused as a whole: then it
-// still attaches, so that its requests get 500 and no wider rule takes them.
-func routeStatus(r *HTTPRoute, verdicts []verdict, dropped []string, grants []Grant, f Facts) (bool, RouteStatus) {
+// routeStatus is the status of one route. One that is refused as a whole still
+// attaches, so that its requests get 500 and no wider rule takes them.
+func routeStatus(r *HTTPRoute, verdicts []verdict, refused bool, dropped []string, grants []Grant, f Facts) RouteStatus {
 	s := RouteStatus{Parents: []ParentStatus{}}
-	refused := len(dropped) > 0 && len(dropped) == len(r.Rules)
 	refs := routeRefs(r, grants, f)
 	for i, v := range verdicts {
 		if !v.ours {
@@ -257,7 +260,7 @@ func routeStatus(r *HTTPRoute, verdicts []verdict, dropped []string, grants []Gr
 		}
 		s.Parents = append(s.Parents, ParentStatus{r.Parents[i], Controller, conditions})
 	}
-	return refused, s
+	return s
 }
 
 // droppedRules says of the invalid rules of every route why they are, in the

@@ -3,7 +3,6 @@ package route
 import (
 	"cmp"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -72,60 +71,17 @@ type Router struct {
 
 // Compile makes a table. A rule with a fault keeps its place in it and answers 500 to what it takes: it never makes
 // room for a wider one.
-func Compile(listeners []Attached) (*Table, []Fault) {
-	t := &Table{ports: map[address]*Port{}}
-	routes := compileRoutes(listeners)
-	for i := range listeners {
-		at := &listeners[i]
-		router := &Router{Gateway: at.Gateway, Listener: at.Listener, Port: at.Port, Protocol: at.Protocol, Hostname: at.Hostname}
-		router.attach(at.Routes, routes)
-		router.choose(at.Options, at.Routes, routes)
-		t.routers = append(t.routers, router)
-		key := address{at.Gateway, at.Port}
-		if t.ports[key] == nil {
-			t.ports[key] = &Port{}
-		}
-		t.ports[key].routers.put(at.Hostname, router)
-		t.ports[key].join(router)
-	}
-	return t, faults(routes)
-}
+func Compile(listeners []Attached) (*Table, []Fault) { return new(Compiler).Compile(listeners) }
 
 // Check reports the faults of one route that do not depend on what it is attached to.
-func Check(r *HTTPRoute) []Fault {
-	return faults(map[*HTTPRoute]*compiled{r: newCompiler().compileRoute(r, 0)})
-}
-
-// compileRoutes compiles every route once, however many listeners it is attached to, and gives it its place by age.
-func compileRoutes(listeners []Attached) map[*HTTPRoute]*compiled {
-	names := map[*HTTPRoute]string{}
-	for i := range listeners {
-		for _, e := range listeners[i].Routes {
-			if _, seen := names[e.Route]; !seen {
-				names[e.Route] = e.Route.String() // once: routes of one apply are all of one age
-			}
-		}
-	}
-	oldest := slices.SortedFunc(maps.Keys(names), func(a, b *HTTPRoute) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(names[a], names[b]))
-	})
-	out, c := make(map[*HTTPRoute]*compiled, len(oldest)), newCompiler()
-	for place, r := range oldest {
-		out[r] = c.compileRoute(r, place)
-	}
-	return out
-}
+func Check(r *HTTPRoute) []Fault { return newCompiler().compileRoute(r, 1).faults() }
 
 func faults(routes map[*HTTPRoute]*compiled) (out []Fault) {
 	for _, c := range routes {
-		for i := range c.actions {
-			if a := &c.actions[i]; a.invalid {
-				out = append(out, Fault{Route: a.Route.Name, Rule: a.Index, Text: a.Bad})
-			}
-		}
+		out = append(out, c.faults()...)
 	}
 	slices.SortFunc(out, func(a, b Fault) int {
-		return cmp.Or(cmp.Compare(a.Route.String(), b.Route.String()), cmp.Compare(a.Rule, b.Rule))
+		return cmp.Or(compareNames(a.Route, b.Route), cmp.Compare(a.Rule, b.Rule))
 	})
 	return out
 }

@@ -30,7 +30,7 @@ func (s *Server) allow(ctx context.Context, r admin.AllowRequest) (admin.ApplyRe
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
@@ -239,4 +239,4 @@ func sayGrant(g policy.Grant) string {
 }
 
 // ClosedByDefault reports whether a mesh-wide policy refuses what no other allows.
-func (s *Server) ClosedByDefault() bool { return s.closed(s.world.load().records) }
+func (s *Server) ClosedByDefault() bool { return s.closed(s.world.load().records, nil) }

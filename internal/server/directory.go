@@ -52,7 +52,7 @@ func (s *Server) takeDirectory(ctx context.Context, files []watch.File, err erro
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}

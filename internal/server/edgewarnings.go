@@ -20,9 +20,17 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 		return nil
 	}
 	v.Services = s.world.load().Services
-	facts := v.ifAllRuns(then)
+	attached := route.Attach(v.Edge)
+	facts := s.ifAllRuns(v, attached, then)
 	s.foresee(v, &facts)
-	w := edgeWarner{v: v, status: route.Status(v.Edge, facts), then: then, entered: map[route.Name]bool{}}
+	written := map[route.Name]bool{}
+	for _, ch := range b.changes {
+		if ch.Object.Kind == "HTTPRoute" {
+			written[route.Name{Namespace: ch.Object.Namespace, Name: ch.Object.Name}] = true
+		}
+	}
+	facts.Routes = func(name route.Name) bool { return written[name] }
+	w := edgeWarner{v: v, attached: attached, status: route.Status(v.Edge, facts), then: then, entered: map[route.Name]bool{}}
 	for _, ch := range b.changes {
 		if ch.Remove {
 			continue
@@ -40,13 +48,13 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 	return bounded(w.faults)
 }
 
-// ifAllRuns are the facts of a mesh where every Gateway has its ports.
-func (v *view) ifAllRuns(objects map[string]catalog.Record) route.Facts {
-	table, invalid := route.Compile(route.Attach(v.Edge))
+// ifAllRuns are the facts of a mesh where every Gateway has its ports. Its caller holds s.writing.
+func (s *Server) ifAllRuns(v *view, attached []route.Attached, objects map[string]catalog.Record) route.Facts {
+	table, invalid := s.compiler.Compile(attached)
 	limits := route.CompileLimits(v.Edge, table)
 	invalid = append(invalid, limits.Faults()...)
 	for i := range v.Edge.Routes {
-		invalid = append(invalid, route.Check(&v.Edge.Routes[i])...)
+		invalid = append(invalid, s.compiler.Check(&v.Edge.Routes[i])...)
 	}
 	f := route.Facts{Backend: v.backing, Secret: secretOf(objects), RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
@@ -60,11 +68,12 @@ func (v *view) ifAllRuns(objects map[string]catalog.Record) route.Facts {
 }
 
 type edgeWarner struct {
-	v       *view
-	status  route.Statuses
-	then    map[string]catalog.Record
-	entered map[route.Name]bool // Gateways whose policies were looked at
-	faults  []resource.Fault
+	v        *view
+	attached []route.Attached
+	status   route.Statuses
+	then     map[string]catalog.Record
+	entered  map[route.Name]bool // Gateways whose policies were looked at
+	faults   []resource.Fault
 }
 
 // warn cuts the way out off a sentence of a condition: it stands behind the last semicolon.
@@ -158,7 +167,7 @@ func (w *edgeWarner) entry(name route.Name) {
 		w.warn("Gateway", name, "", "", "nobody can enter: no rule of an ALLOW policy selects it", say)
 		return
 	}
-	for _, a := range route.Attach(w.v.Edge) {
+	for _, a := range w.attached {
 		if a.Gateway == name && a.Protocol == route.HTTP && onlyRedirects(a) && !allows(program, a.Port) {
 			w.warn("Gateway", name, "", "", fmt.Sprintf("listener %q only redirects, and no ALLOW policy lets anybody do that on port %d", a.Listener, a.Port), fmt.Sprintf("a rule with ports: [\"%d\"] in an AuthorizationPolicy for it", a.Port))
 		}

@@ -28,7 +28,7 @@ func (s *Server) expose(ctx context.Context, r admin.ExposeRequest) (admin.Apply
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}

@@ -220,7 +220,7 @@ func (h house) ensure(ctx context.Context, node string, e *control.Ensure) (int6
 	s := h.s
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, _, err := s.catalog.All(ctx)
+	known, _, err := s.applied(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -153,7 +153,7 @@ func keyMade(key *apikey.Record, secret apikey.Key, revision int64) admin.KeyMad
 func (s *Server) writeKey(ctx context.Context, key *apikey.Record, id string, change func(map[string]catalog.Record) (catalog.Change, error)) (admin.ApplyReply, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
@@ -225,7 +225,7 @@ func (s *Server) rotateKey(ctx context.Context, r admin.KeyRotate) (admin.KeyMad
 }
 
 func (s *Server) noKey(ctx context.Context, namespace, name string) error {
-	known, _, err := s.catalog.All(ctx)
+	known, _, err := s.applied(ctx)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ import (
 func (s *Server) apply(ctx context.Context, r admin.ApplyRequest) (admin.ApplyReply, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
@@ -116,19 +116,31 @@ func (s *Server) opensTheMesh(known map[string]catalog.Record, changes []catalog
 			return &admin.Problem{Code: "needs_yes", Message: fmt.Sprintf("%s lets callers in without a certificate everywhere", o.ID()), Exit: 2}
 		}
 	}
-	if s.closed(known) && !s.closed(after(known, changes)) {
+	if s.closed(known, nil) && !s.closed(known, changes) {
 		return &admin.Problem{Code: "needs_yes", Message: "every call without its own policy will be allowed", Exit: 2}
 	}
 	return nil
 }
 
-// closed reports whether a mesh-wide ALLOW policy refuses what no other allows.
-func (s *Server) closed(objects map[string]catalog.Record) bool {
-	for _, r := range objects {
-		if r.Kind != "AuthorizationPolicy" || r.Namespace != s.meta.RootNamespace {
-			continue
+// closed reports whether a mesh-wide ALLOW policy refuses what no other allows, after changes.
+func (s *Server) closed(known map[string]catalog.Record, changes []catalog.Change) bool {
+	refuses := func(o resource.Object) bool {
+		if o.Kind != "AuthorizationPolicy" || o.Namespace != s.meta.RootNamespace {
+			return false
 		}
-		if p, err := resource.Policy(r.Object); err == nil && p.Action == policy.Allow && len(p.Selector) == 0 {
+		p, err := resource.Policy(o)
+		return err == nil && p.Action == policy.Allow && len(p.Selector) == 0
+	}
+	written := map[string]bool{}
+	for _, ch := range slices.Backward(changes) { // of two for one object the last
+		key := catalog.Key(ch.Object.Kind, ch.Object.Namespace, ch.Object.Name)
+		if !written[key] && !ch.Remove && refuses(ch.Object) {
+			return true
+		}
+		written[key] = true
+	}
+	for key, r := range known {
+		if r.Kind == "AuthorizationPolicy" && !written[key] && refuses(r.Object) {
 			return true
 		}
 	}
@@ -145,7 +157,7 @@ func after(known map[string]catalog.Record, changes []catalog.Change) map[string
 			continue
 		}
 		r := out[key]
-		r.Object = ch.Object
+		r.Object, r.Meaning = ch.Object, nil
 		out[key] = r
 	}
 	return out
@@ -224,8 +236,9 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 // canEnforce refuses what this server would store and then could not put in force: from then
 // on nothing would come through any more. What comes through and cannot work is warned of.
 func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
-	then := ranked(after(b.known, b.changes), b)
-	v, err := decodeAll(then)
+	then := after(b.known, b.changes)
+	rank(then, b)
+	v, err := s.decodeAll(then)
 	if err != nil {
 		return nil, err
 	}
@@ -251,30 +264,28 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 	return slices.Concat(warnings, more, s.edgeWarnings(b, then, v)), err
 }
 
-// ranked makes what a batch writes younger than all else, the new objects last: of two that
+// rank makes what a batch writes younger than all else, the new objects last: of two that
 // claim one name the one that came with the batch has the fault.
-func ranked(objects map[string]catalog.Record, b batch) map[string]catalog.Record {
-	out := maps.Clone(objects)
+func rank(objects map[string]catalog.Record, b batch) {
 	for i, ch := range b.changes {
 		key := catalog.Key(ch.Object.Kind, ch.Object.Namespace, ch.Object.Name)
-		r, ok := out[key]
+		r, ok := objects[key]
 		was, had := b.known[key]
 		switch {
 		case !ok || ch.Remove:
 			continue
 		case !had:
-			r.First = b.rev + 2 + int64(i)
+			r.First, r.Meaning = b.rev+2+int64(i), nil
 		case string(was.JSON) != string(ch.Object.JSON):
-			r.First = b.rev + 1
+			r.First, r.Meaning = b.rev+1, nil
 		}
-		out[key] = r
+		objects[key] = r
 	}
-	return out
 }
 
-func decodeAll(objects map[string]catalog.Record) (*view, error) {
+func (s *Server) decodeAll(objects map[string]catalog.Record) (*view, error) {
 	v := newView(&snapshot.World{})
-	for _, key := range slices.Sorted(maps.Keys(objects)) {
+	for _, key := range ordered(objects, s.world.load().order) {
 		if err := addObject(v, objects[key]); err != nil {
 			return nil, err
 		}
@@ -286,14 +297,6 @@ func decodeAll(objects map[string]catalog.Record) (*view, error) {
 // taken in the mesh (security.md 4). Taking a consent back is no fault: what hung on it is out
 // of force with the same revision.
 func (s *Server) consented(b batch, then map[string]catalog.Record, now *view) (warnings []resource.Fault, err error) {
-	before, err := decodeAll(ranked(b.known, b))
-	if err != nil {
-		return nil, err
-	}
-	old := map[grant.Fault]bool{}
-	for _, f := range s.grantFaults(before) {
-		old[f] = true
-	}
 	written := map[string]bool{}
 	for _, ch := range b.changes {
 		written[ch.Object.ID()] = !ch.Remove
@@ -305,6 +308,18 @@ func (s *Server) consented(b batch, then map[string]catalog.Record, now *view) (
 		}
 	}
 	directory, found := grant.New(s.grantObjects(now))
+	old := map[grant.Fault]bool{}
+	if len(found) > 0 {
+		known := maps.Clone(b.known)
+		rank(known, b)
+		before, err := s.decodeAll(known)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range s.grantFaults(before) {
+			old[f] = true
+		}
+	}
 	var faults []resource.Fault
 	for _, f := range found {
 		hung := f.Kind == "DelegationPolicy" || strings.HasPrefix(f.Field, "spec.targets")
@@ -392,7 +407,7 @@ func (s *Server) recordChange(ctx context.Context, b batch, results []admin.Resu
 func (s *Server) remove(ctx context.Context, r admin.DeleteRequest) (admin.ApplyReply, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
@@ -452,7 +467,7 @@ func notFound(ref admin.Ref, known map[string]catalog.Record) error {
 
 // objects lists what is applied.
 func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, error) {
-	known, _, err := s.catalog.All(ctx)
+	known, _, err := s.applied(ctx)
 	if err != nil {
 		return admin.Objects{}, err
 	}

@@ -82,6 +82,7 @@ type Server struct {
 	joins    *attest.Joins
 	records  *os.Root // where they lie
 	recorder *audit.Recorder
+	compiler route.Compiler // of what is not in force yet; guarded by writing
 	world    world
 	nodes    nodes
 	own      atomic.Pointer[tls.Certificate]

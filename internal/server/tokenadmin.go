@@ -272,7 +272,7 @@ func (s *Server) createClient(ctx context.Context, r admin.ClientCreate) (admin.
 func (s *Server) writeNew(ctx context.Context, o resource.Object) (admin.ApplyReply, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	known, rev, err := s.catalog.All(ctx)
+	known, rev, err := s.applied(ctx)
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
@@ -319,7 +319,7 @@ func (s *Server) rotateClient(ctx context.Context, r admin.ClientRotate) (admin.
 
 func (s *Server) client(ctx context.Context, namespace, name string) (grant.Client, error) {
 	namespace = cmp.Or(namespace, "default")
-	known, _, err := s.catalog.All(ctx)
+	known, _, err := s.applied(ctx)
 	if err != nil {
 		return grant.Client{}, err
 	}
@@ -334,7 +334,7 @@ func (s *Server) listClients(ctx context.Context, q admin.ClientQuery) (admin.Cl
 	if s.tokens == nil {
 		return admin.ClientList{}, s.noTokens()
 	}
-	known, _, err := s.catalog.All(ctx)
+	known, _, err := s.applied(ctx)
 	if err != nil {
 		return admin.ClientList{}, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -37,13 +36,15 @@ type world struct {
 	broken *unreadable         // what came after now, if it cannot be read
 	values map[string]store.KV // owned by the one goroutine that follows the store
 
-	parsed map[route.Name]certificate // owned by it too
+	parsed  map[route.Name]certificate // owned by it too, as what follows
+	records map[string]catalog.Record  // those of values that were read; Value is gone there
 }
 
 // view is one revision: what nodes are told, and what only the server needs.
 type view struct {
 	*snapshot.World
 	records  map[string]catalog.Record // by store key
+	order    []string                  // of what the store held, sorted
 	nodes    map[string]registry.Node
 	compiled *policy.Compiled
 	// What ready says: why a key set was not retrieved, by store key, and what is wrong with objects.
@@ -69,7 +70,7 @@ func newView(w *snapshot.World) *view {
 func (w *world) init() {
 	w.now = newView(&snapshot.World{})
 	w.newer, w.moved = make(chan struct{}), make(chan struct{})
-	w.values = map[string]store.KV{}
+	w.values, w.records = map[string]store.KV{}, map[string]catalog.Record{}
 }
 
 func (w *world) load() *view {
@@ -151,6 +152,7 @@ func (w *world) waitFor(ctx context.Context, rev int64) error {
 func (s *Server) follow(ctx context.Context) error {
 	reset := func(kvs []store.KV, rev int64) error {
 		clear(s.world.values)
+		clear(s.world.records)
 		for _, kv := range kvs {
 			if concerns(kv.Key) {
 				s.world.values[kv.Key] = kv
@@ -175,6 +177,7 @@ func (s *Server) follow(ctx context.Context) error {
 			if !concerns(e.KV.Key) {
 				continue
 			}
+			delete(s.world.records, e.KV.Key)
 			if e.Deleted {
 				delete(s.world.values, e.KV.Key)
 			} else {
@@ -223,9 +226,10 @@ func (s *Server) view(rev int64) (*view, error) {
 		Bundles: map[string][]byte{}, Nodes: map[string][]string{}, Secrets: map[string][]byte{},
 	}
 	v := newView(w)
-	v.records, v.nodes, v.unfetched = map[string]catalog.Record{}, map[string]registry.Node{}, map[string]string{}
+	v.records, v.nodes, v.unfetched = make(map[string]catalog.Record, len(s.world.values)), map[string]registry.Node{}, map[string]string{}
 	v.faults = sync.OnceValue(func() []grant.Fault { return s.grantFaults(v) })
-	for _, key := range slices.Sorted(maps.Keys(s.world.values)) {
+	v.order = ordered(s.world.values, s.world.load().order)
+	for _, key := range v.order {
 		if err := s.take(v, s.world.values[key]); err != nil {
 			return nil, err
 		}
@@ -274,7 +278,7 @@ func (s *Server) take(v *view, kv store.KV) error {
 		}
 		v.records[kv.Key] = r
 	case strings.HasPrefix(kv.Key, catalog.Prefix):
-		r, err := catalog.Decode(kv, s.o.Sealer)
+		r, err := s.record(kv)
 		if err != nil {
 			return err
 		}
@@ -331,23 +335,13 @@ func addObject(v *view, r catalog.Record) error {
 	w := v.World
 	switch r.Kind {
 	case "AuthorizationPolicy":
-		p, err := resource.Policy(r.Object)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", r.ID(), err)
-		}
-		w.Policies = append(w.Policies, p)
+		return addTo(&w.Policies, r, resource.Policy)
 	case "PeerAuthentication":
-		p, err := resource.PeerAuthentication(r.Object, r.First)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", r.ID(), err)
-		}
-		w.PeerAuth = append(w.PeerAuth, p)
+		return addTo(&w.PeerAuth, r, func(o resource.Object) (policy.PeerAuthentication, error) {
+			return resource.PeerAuthentication(o, r.First)
+		})
 	case "Workload":
-		e, err := resource.Entry(r.Object, r.First, r.Last)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", r.ID(), err)
-		}
-		w.Entries = append(w.Entries, e)
+		return addTo(&w.Entries, r, func(o resource.Object) (entry.Entry, error) { return resource.Entry(o, r.First, r.Last) })
 	case "RequestAuthentication":
 		return addTo(&w.ReqAuth, r, func(o resource.Object) (policy.RequestAuthentication, error) {
 			return resource.RequestAuthentication(o, r.First)
@@ -410,15 +404,6 @@ func dated[T any](r catalog.Record, read func(resource.Object, time.Time, int64)
 		}
 		return x, err
 	}
-}
-
-func addTo[T any](list *[]T, r catalog.Record, read func(resource.Object) (T, error)) error {
-	x, err := read(r.Object)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", r.ID(), err)
-	}
-	*list = append(*list, x)
-	return nil
 }
 
 // sortWorld puts everything in the order that package snapshot promises.

@@ -166,8 +166,11 @@ type policies struct {
 }
 
 // Of gives the resources that node may know of w. It is a pure function.
-func Of(w *World, node string) (Resources, error) {
-	r := Resources{}
+func Of(w *World, node string) (Resources, error) { return since(w, node, nil, nil) }
+
+// since is Of where what an earlier world came to is at hand: the routes that both have are not written anew.
+func since(w *World, node string, before *World, had Resources) (Resources, error) {
+	r := make(Resources, len(had))
 	put := func(name string, v any) error {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -223,7 +226,8 @@ func Of(w *World, node string) (Resources, error) {
 	if err := putTokens(w, own.Entries, put); err != nil {
 		return nil, err
 	}
-	if err := putEdge(&w.Edge, put); err != nil {
+	kept := keepRoutes(before, had, r)
+	if err := putEdge(&w.Edge, put, kept); err != nil {
 		return nil, err
 	}
 	if err := putCertificates(w, own.Entries, put); err != nil {
@@ -287,7 +291,7 @@ func putTokens(w *World, entries []entry.Entry, put func(string, any) error) err
 }
 
 // putEdge gives what serves Gateways, an object a resource: a change of one route is one.
-func putEdge(o *route.Objects, put func(string, any) error) error {
+func putEdge(o *route.Objects, put func(string, any) error, kept func(string, *route.HTTPRoute) bool) error {
 	for _, c := range o.Classes {
 		if err := put("gatewayclass/"+c.Name.Name, c); err != nil {
 			return err
@@ -298,8 +302,13 @@ func putEdge(o *route.Objects, put func(string, any) error) error {
 			return err
 		}
 	}
-	for _, r := range o.Routes {
-		if err := put("httproute/"+r.String(), r); err != nil {
+	for i := range o.Routes {
+		r := &o.Routes[i]
+		name := "httproute/" + r.String()
+		if kept(name, r) {
+			continue
+		}
+		if err := put(name, r); err != nil {
 			return err
 		}
 	}
@@ -385,6 +394,11 @@ func (f Frame) Apply(old Resources, revision int64) (Resources, error) {
 // Decode turns the resources a node holds into its snapshot. Unknown kinds of resource are
 // an error: a node that does not understand a rule must not pretend to enforce it.
 func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
+	return new(Decoder).Decode(name, epoch, revision, r)
+}
+
+// Decode is Decode.
+func (d *Decoder) Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
 	n := &Node{
 		Name: name, Revision: revision, Epoch: epoch,
 		Bundles: map[string][]byte{}, Services: map[string]Service{},
@@ -392,8 +406,8 @@ func Decode(name, epoch string, revision int64, r Resources) (*Node, error) {
 		Edge: route.Objects{Namespaces: map[string]map[string]string{}}, APIKeys: apikey.Blocks{},
 		Certificates: map[route.Name]route.Certificate{}, KeyPairs: map[route.Name]KeyPair{},
 	}
-	for _, key := range slices.Sorted(maps.Keys(r)) {
-		if err := n.take(key, r[key]); err != nil {
+	for _, key := range d.order(r) {
+		if err := d.take(n, key, r[key]); err != nil {
 			return nil, fmt.Errorf("reading resource %q: %w", key, err)
 		}
 	}
