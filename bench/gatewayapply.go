@@ -84,7 +84,7 @@ func (p *prober) until(ctx context.Context, i, edit int) error {
 		if n == edit {
 			return nil
 		}
-		pause(ctx, 200*time.Microsecond)
+		pause(ctx, 500*time.Microsecond)
 	}
 }
 
@@ -173,7 +173,7 @@ func (s *stand) applying(ctx context.Context, g *Gateway) error {
 	if err != nil {
 		return err
 	}
-	g.addOne("RSS of 5,000 routes applied and changed, above idle", float64(full.RSS-idle.RSS)/1024, noAim("MiB"))
+	g.grown("5,000 routes applied and changed", idle, full, noAim("MiB"))
 	s.crew.end()
 	return nil
 }
@@ -237,7 +237,7 @@ func (s *stand) loading(ctx context.Context, g *Gateway) error {
 	if err != nil {
 		return err
 	}
-	g.addOne("RSS of 5,000 routes by --watch, above idle", float64(full.RSS-idle.RSS)/1024, noAim("MiB"))
+	g.grown("5,000 routes by --watch", idle, full, noAim("MiB"))
 	old, args := f.dir, []string{"--config", filepath.Join(s.dir, "edge.yaml"), "--watch", dir}
 	s.crew.dismiss(f.member)
 	u, err := s.up(ctx, old, args...)
@@ -249,7 +249,7 @@ func (s *stand) loading(ctx context.Context, g *Gateway) error {
 	if full, err = memoryOf([]int{u.pid()}); err != nil {
 		return err
 	}
-	g.addOne("RSS of 5,000 routes after that start, above idle", float64(full.RSS-idle.RSS)/1024, atMost(64, "MiB"))
+	g.grown("5,000 routes after that start", idle, full, atMost(64, "MiB"))
 	s.crew.end()
 	return nil
 }

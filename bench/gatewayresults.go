@@ -36,6 +36,12 @@ func (g *Gateway) add(name string, results []float64, aim Aim) {
 
 func (g *Gateway) addOne(name string, result float64, aim Aim) { g.add(name, []float64{result}, aim) }
 
+// grown is what memory has become since idle.
+func (g *Gateway) grown(name string, idle, now Memory, aim Aim) {
+	g.addOne("RSS of "+name+", above idle", float64(now.RSS-idle.RSS)/1024, aim)
+	g.addOne("of it anonymous", float64(now.Anonymous-idle.Anonymous)/1024, noAim("MiB"))
+}
+
 // gateway measures what gateway.md 25 has aims for.
 func (s *stand) gateway(ctx context.Context) (*Gateway, error) {
 	g := &Gateway{}

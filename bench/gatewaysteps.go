@@ -26,12 +26,12 @@ func (s *stand) steps(ctx context.Context, g *Gateway) error {
 		return err
 	}
 	g.add("limiter step, one rule, its key made", take["Take/1_rules"].values, atMost(150, "ns"))
-	check, err := s.benchmark(ctx, "apikey", "^BenchmarkCheck$/^pepper$", "ns/op")
+	check, err := s.benchmark(ctx, "apikey", "^BenchmarkCheck$/^plain$", "ns/op")
 	if err != nil {
 		return err
 	}
 	for _, of := range []struct{ name, text string }{{"hit", "right"}, {"unknown", "unknown"}, {"checksum", "mistyped"}} {
-		r := check["Check/pepper/"+of.name]
+		r := check["Check/plain/"+of.name]
 		g.add("key check, 100,000 keys, "+of.text, r.values, atMost(1000, "ns"))
 	}
 	return nil

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -150,7 +149,7 @@ func (e *env) openHouse(ctx context.Context, o upOptions) (h *house, err error) 
 		return h, err
 	}
 	hide()
-	collectLess()
+	collectLess(collectAtMost)
 	for _, step := range []func(context.Context) error{h.openDirs, h.openPorts, h.openStore, h.openRoles} {
 		if err := step(ctx); err != nil {
 			return h, h.words(err)
@@ -200,15 +199,6 @@ func (e *env) logWriter() *os.File {
 		return f
 	}
 	return os.Stderr
-}
-
-// collectLess halves the work of the collector: what lives is some 10 MiB, and what a request
-// leaves behind would start it every few hundred of them. GOGC in the environment decides
-// otherwise.
-func collectLess() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200)
-	}
 }
 
 // hide keeps the keys in this process out of core files and away from ptrace
@@ -384,6 +374,7 @@ func (h *house) serve(ctx context.Context, ready func(*house)) error {
 		return h.server.Run(life, server.Listeners{Nodes: h.memory, Admin: h.admin, Tokens: h.tokens, TokensMTLS: h.tokensMTLS}, func() { close(serverReady) })
 	})
 	g.Go(func() error { return h.servePages(life) })
+	g.Go(func() error { return followHeap(life) })
 	started := func() bool {
 		select {
 		case <-serverReady:

@@ -100,7 +100,10 @@ func edgeOptions() map[string]edgeOption {
 // edgeOptions judges the annotations that are ours: E402.
 func (o *object) edgeOptions() {
 	given := fieldsOf(fieldsOf(o.value["metadata"])["annotations"])
-	known := edgeOptions()
+	var known map[string]edgeOption
+	if len(given) > 0 { // most objects have none
+		known = edgeOptions()
+	}
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		name, part, partial := cutOption(key)
 		if name == "" || key == writtenBy {

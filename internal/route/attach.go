@@ -163,12 +163,23 @@ func attachTo(listeners []attached, r *HTTPRoute, p Parent, labels map[string]ma
 }
 
 func oldestFirst(routes []HTTPRoute) []*HTTPRoute {
-	out := make([]*HTTPRoute, len(routes))
-	for i := range routes {
-		out[i] = &routes[i]
+	type aged struct {
+		created int64 // Created is whole seconds
+		*HTTPRoute
 	}
-	slices.SortFunc(out, func(a, b *HTTPRoute) int {
-		return cmp.Or(a.Created.Compare(b.Created), compareNames(a.Name, b.Name))
+	byAge := make([]aged, len(routes))
+	for i := range routes {
+		byAge[i] = aged{routes[i].Created.Unix(), &routes[i]}
+	}
+	slices.SortFunc(byAge, func(a, b aged) int {
+		if a.created != b.created {
+			return cmp.Compare(a.created, b.created)
+		}
+		return compareNames(a.Name, b.Name)
 	})
+	out := make([]*HTTPRoute, len(routes))
+	for i, a := range byAge {
+		out[i] = a.HTTPRoute
+	}
 	return out
 }

@@ -199,13 +199,15 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 		o := ch.Object
 		reply.Objects = append(reply.Objects, admin.Result{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Result: plan.Results[i]})
 	}
-	if reply.Warnings, err = s.canEnforce(b); err != nil {
+	warn, err := s.canEnforce(b)
+	if err != nil {
 		return admin.ApplyReply{}, err
 	}
 	if b.verb == "apply" {
 		reply.Notes = certificateNotes(b.changes, plan.Results)
 	}
 	if b.dryRun || !plan.Changes() {
+		reply.Warnings = warn()
 		return reply, nil
 	}
 	if err := s.recordChange(ctx, b, reply.Objects); err != nil {
@@ -230,12 +232,13 @@ func (s *Server) commit(ctx context.Context, b batch) (admin.ApplyReply, error) 
 	if err != nil {
 		return admin.ApplyReply{}, err
 	}
+	reply.Warnings = warn() // while nodes put it in force: it may take as long as that
 	return reply, s.world.waitFor(ctx, reply.Revision)
 }
 
 // canEnforce refuses what this server would store and then could not put in force: from then
-// on nothing would come through any more. What comes through and cannot work is warned of.
-func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
+// on nothing would come through any more. What comes through and cannot work warn tells of.
+func (s *Server) canEnforce(b batch) (warn func() []resource.Fault, err error) {
 	then := after(b.known, b.changes)
 	rank(then, b)
 	v, err := s.decodeAll(then)
@@ -257,11 +260,15 @@ func (s *Server) canEnforce(b batch) (warnings []resource.Fault, err error) {
 		return nil, &admin.Problem{Code: "faults", Message: fmt.Sprintf("%s: %s: %s; nothing was changed", f.Policy, f.Field, f.Text)}
 	}
 	v.compiled = compiled
-	if warnings, err = s.consented(b, then, v); err != nil {
+	warnings, err := s.consented(b, then, v)
+	if err != nil {
 		return nil, err
 	}
 	more, err := s.canTakeKeys(b, then, v)
-	return slices.Concat(warnings, more, s.edgeWarnings(b, then, v)), err
+	if err != nil {
+		return nil, err
+	}
+	return func() []resource.Fault { return slices.Concat(warnings, more, s.edgeWarnings(b, then, v)) }, nil
 }
 
 // rank makes what a batch writes younger than all else, the new objects last: of two that
