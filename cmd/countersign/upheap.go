@@ -13,7 +13,7 @@ import (
 const (
 	heapRoom       = 32 << 20
 	collectAtMost  = 200 // GOGC
-	collectAtLeast = 75
+	collectAtLeast = 100
 	heapEvery      = 2 * time.Second
 )
 

@@ -157,10 +157,19 @@ func after(known map[string]catalog.Record, changes []catalog.Change) map[string
 			continue
 		}
 		r := out[key]
-		r.Object, r.Meaning = ch.Object, nil
+		if !same(r.Object, ch.Object) {
+			r.Meaning = nil
+		}
+		r.Object = ch.Object
 		out[key] = r
 	}
 	return out
+}
+
+// same reports whether two objects say the same, of the same place.
+func same(a, b resource.Object) bool {
+	return string(a.JSON) == string(b.JSON) && a.Private.Equal(b.Private) &&
+		a.Places.Object() == b.Places.Object() && slices.Equal(a.Places.Rules, b.Places.Rules)
 }
 
 // batch is what one request wants of the objects that it was judged against.

@@ -101,7 +101,28 @@ func (d *Decoder) take(n *Node, key string, b []byte) error {
 	if d.routes == nil {
 		d.routes = map[string]readRoute{}
 	}
+	compact(&r)
 	d.routes[key] = readRoute{b, r}
 	n.Edge.Routes = append(n.Edge.Routes, r)
 	return nil
+}
+
+// compact gives back the room that encoding/json leaves in every list: of a route that is more than itself.
+func compact(r *route.HTTPRoute) {
+	r.Parents, r.Hostnames, r.Rules = slices.Clone(r.Parents), slices.Clone(r.Hostnames), slices.Clone(r.Rules)
+	for i := range r.Rules {
+		rule := &r.Rules[i]
+		rule.Matches, rule.Filters, rule.Backends = slices.Clone(rule.Matches), slices.Clone(rule.Filters), slices.Clone(rule.Backends)
+		for j := range rule.Matches {
+			m := &rule.Matches[j]
+			m.Headers, m.Query = slices.Clone(m.Headers), slices.Clone(m.Query)
+		}
+		for _, f := range rule.Filters {
+			for _, h := range []*route.HeaderFilter{f.RequestHeaders, f.ResponseHeaders} {
+				if h != nil {
+					h.Set, h.Add, h.Remove = slices.Clone(h.Set), slices.Clone(h.Add), slices.Clone(h.Remove)
+				}
+			}
+		}
+	}
 }
