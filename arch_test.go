@@ -48,7 +48,7 @@ var homes = map[string][]string{
 	"golang.org/x/sys/unix":                   {"internal/store", "internal/attest", "internal/proxy", "internal/admin", "internal/node", "internal/watch", "cmd/countersign", "bench"},
 	"golang.org/x/crypto/argon2":              {"internal/store"},
 	"golang.org/x/crypto/cryptobyte":          {"internal/identity", "internal/ca"},
-	"golang.org/x/net/http2":                  {"internal/proxy"},
+	"golang.org/x/net/http2":                  {"internal/proxy", "bench"},
 	"golang.org/x/net/http/httpguts":          {"internal/proxy"},
 	"golang.org/x/sync/errgroup":              {"internal/server", "internal/node", "cmd/countersign", "internal/proxy"},
 	"github.com/google/go-cmp/":               {"internal/store/storetest"},
