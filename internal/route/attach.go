@@ -67,8 +67,20 @@ func ownClasses(classes []Class) map[string]Class {
 // a certificate is among them; and one that conflicts, or asks for TLS, stands
 // without routes beside those that serve on its port, so that no wider
 // hostname takes its requests.
-func Attach(o Objects) []Attached {
-	a, classes := attach(o), ownClasses(o.Classes)
+func Attach(o Objects) []Attached { return PlanOf(o).Attached() }
+
+// Plan is what attaches to what among objects, for all that follows from it.
+type Plan struct {
+	o Objects
+	a attachment
+}
+
+// PlanOf decides it.
+func PlanOf(o Objects) *Plan { return &Plan{o, attach(o)} }
+
+// Attached is Attach.
+func (p *Plan) Attached() []Attached {
+	a, classes := p.a, ownClasses(p.o.Classes)
 	var out []Attached
 	for _, name := range slices.SortedFunc(maps.Keys(a.gateways), compareNames) {
 		g, listeners := a.gatewayOf[name], a.gateways[name]
@@ -101,7 +113,7 @@ func compareNames(a, b Name) int { return a.Compare(b) }
 
 // attach decides gateway.md 5 for all routes.
 func attach(o Objects) attachment {
-	a := attachment{map[Name][]attached{}, map[Name][]verdict{}, map[Name]*Gateway{}}
+	a := attachment{map[Name][]attached{}, make(map[Name][]verdict, len(o.Routes)), map[Name]*Gateway{}}
 	classes := ownClasses(o.Classes)
 	for i := range o.Gateways {
 		g := &o.Gateways[i]

@@ -42,6 +42,11 @@ func effective(listener string, route []string) []string {
 	if len(route) == 0 {
 		return []string{listener}
 	}
+	if len(route) == 1 { // most have one, of which all is left
+		if e, ok := Intersect(listener, route[0]); ok && e == route[0] {
+			return route[:1:1]
+		}
+	}
 	var out []string
 	for _, h := range route {
 		if e, ok := Intersect(listener, h); ok && !slices.Contains(out, e) {

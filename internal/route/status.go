@@ -94,7 +94,11 @@ type ParentStatus struct {
 
 // Status computes the status of all objects (gateway.md 10). It depends on
 // nothing but its arguments, and not on the order of the objects.
-func Status(o Objects, f Facts) Statuses {
+func Status(o Objects, f Facts) Statuses { return PlanOf(o).Status(f) }
+
+// Status is Status.
+func (p *Plan) Status(f Facts) Statuses {
+	o, a := p.o, p.a
 	s := Statuses{map[string]ClassStatus{}, map[Name]GatewayStatus{}, map[Name]RouteStatus{}, map[Name]LimitStatus{}}
 	classes := ownClasses(o.Classes)
 	features := append([]string{}, f.Features...)
@@ -106,13 +110,22 @@ func Status(o Objects, f Facts) Statuses {
 			conditionOf("SupportedVersion", c.Generation, Refusal{}, "SupportedVersion", "this version of Gateway API is supported"),
 		}, slices.Clone(features)}
 	}
-	a := attach(o)
 	dropped, refused := droppedRules(f.Invalid), map[*HTTPRoute]bool{}
-	routes := make(map[Name]*HTTPRoute, len(o.Routes))
+	limited := map[Name]bool{}
+	for _, l := range o.Limits {
+		for _, to := range l.Targets {
+			limited[to.Name] = limited[to.Name] || to.Kind == httpRouteKind
+		}
+	}
+	routes := map[Name]*HTTPRoute{} // that limits name
 	for i := range o.Routes {
 		r := &o.Routes[i]
-		routes[r.Name] = r
-		refused[r] = len(dropped[r.Name]) > 0 && len(dropped[r.Name]) == len(r.Rules)
+		if limited[r.Name] {
+			routes[r.Name] = r
+		}
+		if n := len(dropped[r.Name]); n > 0 && n == len(r.Rules) {
+			refused[r] = true
+		}
 		if f.Routes == nil || f.Routes(r.Name) {
 			s.Routes[r.Name] = routeStatus(r, a.verdicts[r.Name], refused[r], dropped[r.Name], o.Grants, f)
 		}

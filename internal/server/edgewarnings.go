@@ -20,7 +20,8 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 		return nil
 	}
 	v.Services = s.world.load().Services
-	attached := route.Attach(v.Edge)
+	plan := route.PlanOf(v.Edge)
+	attached := plan.Attached()
 	facts := s.ifAllRuns(v, attached, then)
 	s.foresee(v, &facts)
 	written := map[route.Name]bool{}
@@ -30,7 +31,7 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 		}
 	}
 	facts.Routes = func(name route.Name) bool { return written[name] }
-	w := edgeWarner{v: v, attached: attached, status: route.Status(v.Edge, facts), then: then, entered: map[route.Name]bool{}}
+	w := edgeWarner{v: v, attached: attached, status: plan.Status(facts), then: then, entered: map[route.Name]bool{}}
 	for _, ch := range b.changes {
 		if ch.Remove {
 			continue
