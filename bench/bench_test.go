@@ -6,12 +6,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -160,5 +167,63 @@ func TestCrewEnds(t *testing.T) {
 	}
 	if _, err := cpuOf([]int{m.pid()}); err == nil {
 		t.Error("CPU time of a process that has ended: got no error")
+	}
+}
+
+// A door is called by TLS 1.3 with one cipher, over either protocol, and who shows another certificate is not called.
+func TestEdge(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeCertificates(dir, edgeHost, "other.test"); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.ReadFile(filepath.Join(dir, "root.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, edgeHost+".pem"), filepath.Join(dir, edgeHost+".key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(bodySize))
+		_, _ = w.Write(bytes.Repeat([]byte{'x'}, bodySize))
+	}))
+	s.EnableHTTP2, s.TLS = true, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	for _, host := range []string{edgeHost, "other.test"} {
+		for _, h2 := range []bool{false, true} {
+			o := order{
+				Addr: s.Listener.Addr().String(), Want: "xxxx", Conns: 2, Warm: 50 * time.Millisecond, Time: 100 * time.Millisecond,
+				PIDs: []int{os.Getpid()}, Edge: &edge{Host: host, Root: root, H2: h2},
+			}
+			got, err := drive(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := host == edgeHost; (got.Requests > 0) != want || (got.Failed > 0) == want {
+				t.Errorf("%s, HTTP/2 %v: %+v", host, h2, got)
+			}
+		}
+	}
+}
+
+// What must not happen is the end of a run.
+func TestGatewayFailed(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		g    Gateway
+		ok   bool
+	}{
+		{"nothing", Gateway{}, true},
+		{"all well", Gateway{Reload: &Reload{Requests: 5, Streams: 1}, Slow: []Slow{{Made: 1}}}, true},
+		{"a request", Gateway{Reload: &Reload{Requests: 5, Failed: 1}}, false},
+		{"a stream", Gateway{Reload: &Reload{Requests: 5, Dropped: 1}}, false},
+		{"a slow client", Gateway{Slow: []Slow{{Made: 1}, {Made: 1, Left: 1}}}, false},
+	} {
+		if err := test.g.failed(); (err == nil) != test.ok {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }
