@@ -13,7 +13,7 @@ import (
 
 // steps runs the benchmarks of the packages whose steps have an aim of their own.
 func (s *stand) steps(ctx context.Context, g *Gateway) error {
-	lookup, err := s.benchmark(ctx, "route", "^BenchmarkLookup$/^hosts$", "cpu-ns/op")
+	lookup, err := s.benchmark(ctx, "route", "^BenchmarkLookup$/^hosts$")
 	if err != nil {
 		return err
 	}
@@ -21,12 +21,12 @@ func (s *stand) steps(ctx context.Context, g *Gateway) error {
 	g.add("look-up, 5,000 routes, 8 candidates a leaf", large.values, atMost(400, "ns"))
 	g.addOne("the same, allocations", large.allocs, Aim{Unit: "allocations, aim 0"})
 	g.addOne("growth from 10 routes", middle(large.values)/middle(small.values), atMost(2, "×"))
-	take, err := s.benchmark(ctx, "limit", "^BenchmarkTake$/^1_rules$", "ns/op")
+	take, err := s.benchmark(ctx, "limit", "^BenchmarkTake$/^1_rules$")
 	if err != nil {
 		return err
 	}
 	g.add("limiter step, one rule, its key made", take["Take/1_rules"].values, atMost(150, "ns"))
-	check, err := s.benchmark(ctx, "apikey", "^BenchmarkCheck$/^plain$", "ns/op")
+	check, err := s.benchmark(ctx, "apikey", "^BenchmarkCheck$/^plain$")
 	if err != nil {
 		return err
 	}
@@ -43,8 +43,11 @@ type readings struct {
 	allocs float64
 }
 
-// benchmark runs a benchmark of a package three times, and reads one unit of it.
-func (s *stand) benchmark(ctx context.Context, pkg, pattern, unit string) (map[string]*readings, error) {
+// unit is the CPU time that benchmarks report beside the clock.
+const unit = "cpu-ns/op"
+
+// benchmark runs a benchmark of a package once a round.
+func (s *stand) benchmark(ctx context.Context, pkg, pattern string) (map[string]*readings, error) {
 	s.say("benchmark %s of package %s", pattern, pkg)
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", pattern, "-benchmem", "-count", strconv.Itoa(s.rounds), "-cpu", "1", "countersign.dev/internal/"+pkg)
 	b, err := cmd.CombinedOutput()

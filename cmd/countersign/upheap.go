@@ -15,6 +15,8 @@ const (
 	collectAtMost  = 200 // GOGC
 	collectAtLeast = 100
 	heapEvery      = 2 * time.Second
+	heapQuiet      = 4 << 20  // allocated meanwhile, at most, where nothing happens
+	heapWaste      = 16 << 20 // that is worth a collection then
 )
 
 // collectLess sets how much may be left behind, as a share of what lives. GOGC in the environment decides otherwise.
@@ -24,13 +26,15 @@ func collectLess(percent int) {
 	}
 }
 
-// followHeap keeps that share right as what lives grows, and gives back what a large change of objects took.
+// followHeap keeps that share right as what lives grows, and gives back what a burst took once it is quiet.
 func followHeap(ctx context.Context) error {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
-	last := collectAtMost
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	now := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/allocs:bytes"},
+	}
+	last, allocated := collectAtMost, uint64(0)
 	tick := time.NewTicker(heapEvery)
 	defer tick.Stop()
 	for {
@@ -39,19 +43,25 @@ func followHeap(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		metrics.Read(live)
-		percent := collectAtMost
-		if n := live[0].Value.Uint64(); n > 0 {
-			percent = int(min(max(heapRoom*100/n, collectAtLeast), collectAtMost))
+		metrics.Read(now)
+		live, objects, free, all := now[0].Value.Uint64(), now[1].Value.Uint64(), now[2].Value.Uint64(), now[3].Value.Uint64()
+		quiet := all-allocated < heapQuiet
+		allocated = all
+		if percent := roomFor(live); percent != last {
+			debug.SetGCPercent(percent)
+			last = percent
 		}
-		switch {
-		case percent*4 < last*3:
-			debug.SetGCPercent(percent)
+		if quiet && objects+free > live+heapWaste {
 			debug.FreeOSMemory()
-			last = percent
-		case percent*3 > last*4:
-			debug.SetGCPercent(percent)
-			last = percent
 		}
 	}
+}
+
+// roomFor is GOGC for what lives, in coarse steps: to set it stops the world for a moment.
+func roomFor(live uint64) int {
+	if live == 0 {
+		return collectAtMost
+	}
+	percent := min(max(heapRoom*100/live, collectAtLeast), collectAtMost)
+	return int(percent / 25 * 25)
 }
