@@ -183,6 +183,13 @@ func (e *env) facts(b *strings.Builder, w admin.Why) {
 	default:
 		line("caller", "it claims to be "+stranger(w.Peer.ClaimedID)+"; nothing was proven")
 	}
+	if w.Listener != "" {
+		at := "Gateway/" + stranger(w.Gateway) + " " + stranger(w.Listener)
+		if w.RouteRule != "" {
+			at += ", HTTPRoute/" + stranger(w.RouteRule)
+		}
+		line("at", at)
+	}
 	if w.For != "" {
 		who := stranger(w.For)
 		if strings.HasPrefix(w.For, "p1:") {

@@ -305,6 +305,10 @@ type Why struct {
 	Policy            string     `json:"policy,omitempty"`
 	Rule              *int       `json:"rule,omitempty"`
 	Place             *Place     `json:"place,omitempty"`
+	Gateway           string     `json:"gateway,omitempty"` // of a call to its door, as its record has it
+	Listener          string     `json:"listener,omitempty"`
+	RouteRule         string     `json:"route_rule,omitempty"`
+	StatusBy          string     `json:"status_by,omitempty"`
 	WouldAllowWithout string     `json:"would_allow_without,omitempty"`
 	Nearest           []Miss     `json:"nearest"`
 	PolicyRevision    string     `json:"policy_revision,omitempty"`

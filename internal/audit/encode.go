@@ -106,6 +106,10 @@ func (rec *Record) operation(o *object) {
 	o.num("port", uint64(rec.Port))
 	o.str("close_reason", rec.CloseReason)
 	o.str("error", rec.Error)
+	o.str("gateway", rec.Gateway)
+	o.str("listener", rec.Listener)
+	o.str("route_rule", rec.RouteRule)
+	o.str("status_by", rec.StatusBy)
 }
 
 func (rec *Record) decision(o *object) {

@@ -52,7 +52,7 @@ const (
 	LayerAdmin    = "admin"
 )
 
-// The values of Record.Phase, Side, Proto, IssuedKind, Result and Cause.
+// The values of Record.Phase, Side, Proto, IssuedKind, StatusBy, Result and Cause.
 const (
 	PhaseOpening = "opening"
 	PhaseClosing = "closing"
@@ -71,6 +71,10 @@ const (
 	IssuedCA     = "ca"
 	IssuedBundle = "bundle"
 	IssuedKey    = "api_key"
+
+	ByClient   = "client"
+	ByGateway  = "gateway"
+	ByUpstream = "upstream"
 
 	ResultOK      = "ok"
 	ResultRefused = "refused"
@@ -142,6 +146,10 @@ type Record struct {
 	Port        uint16        `json:"port"` // the workload's own
 	CloseReason string        `json:"close_reason"`
 	Error       string        `json:"error"`
+	Gateway     string        `json:"gateway"`    // ns/name, of an exchange at its door
+	Listener    string        `json:"listener"`   // of that Gateway; empty: none was found
+	RouteRule   string        `json:"route_rule"` // ns/name#rule that took the request
+	StatusBy    string        `json:"status_by"`  // whose the status is: client, gateway, upstream
 
 	// Decision.
 	Decision string   `json:"decision"`

@@ -71,7 +71,7 @@ func TestDecisionIDVector(t *testing.T) {
 const fields = `id kind seq time node boot trace span parent request_id repeat phase
 side peer_id claimed_id peer_serial peer_fp peer_issuer tls_version tls_group tls_suite alpn sni conn src_ip src_port api_key_id
 iss sub act jti client_id scopes token_type auth binding token_iat token_exp rti sid
-dst_id dst_instance service proto method host route path query_keys status grpc_status req_bytes resp_bytes dur upstream_dur retries port close_reason error
+dst_id dst_instance service proto method host route path query_keys status grpc_status req_bytes resp_bytes dur upstream_dur retries port close_reason error gateway listener route_rule status_by
 decision layer reason policy rule rev detail stale
 issued_kind issued_for serial cert_fp spki_fp not_before not_after ca_key attestor selectors entry replaces clone grant audience parent_jti kid
 actor action object old new why result summary

@@ -184,18 +184,13 @@ func (n *Node) keyHint(id string) string {
 	return "countersign key show " + holder.Name + " -n " + holder.Namespace
 }
 
-// explainKey says why a key was not taken, and then by which rule its request would have gone.
+// explainKey says why a key was not taken.
 func explainKey(rec *audit.Record) []string {
 	what := tokenReasons[rec.Reason]
-	var rest []string
 	for part := range strings.SplitSeq(rec.Detail, "; ") {
-		switch {
-		case part == "" || part == rec.Reason:
-		case strings.HasPrefix(part, "rule "):
-			rest = append(rest, part)
-		default:
+		if part != "" && part != rec.Reason {
 			what += ": " + part
 		}
 	}
-	return append([]string{what}, rest...)
+	return []string{what}
 }

@@ -11,6 +11,7 @@ import (
 	"countersign.dev/internal/resource"
 	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
+	"countersign.dev/internal/telemetry"
 )
 
 type listenerKey struct {
@@ -137,6 +138,14 @@ func (g *gateways) shows(key doorKey) error {
 		}
 	}
 	return fmt.Errorf("no certificate of Gateway %s for port %d is here yet", key.gateway, key.port)
+}
+
+// certificateEnds is ends for the metrics.
+func (g *gateways) certificateEnds() (out []telemetry.GatewayCertificate) {
+	for _, c := range g.ends() {
+		out = append(out, telemetry.GatewayCertificate{Gateway: c.Namespace + "/" + c.Name, Listener: c.Listener, NotAfter: c.NotAfter})
+	}
+	return out
 }
 
 // ends is when what the listeners show ends; of several certificates the first to end.

@@ -104,6 +104,7 @@ const again = 5 * time.Second
 // run opens and closes what the snapshot in force says, until ctx ends.
 func (g *gateways) run(ctx context.Context) error {
 	defer g.closeAll()
+	g.n.o.Metrics.GatewayCertificates(g.certificateEnds)
 	tick := time.NewTicker(again)
 	defer tick.Stop()
 	for {

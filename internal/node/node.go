@@ -353,7 +353,7 @@ func (n *Node) trust() *identity.Trust { return n.snap.Load().trust }
 // apply puts a snapshot in force: compiled first, swapped whole, and open connections decided
 // anew before it returns.
 func (n *Node) apply(s *snapshot.Node) error {
-	before := n.snap.Load()
+	before, began := n.snap.Load(), time.Now()
 	h, state, err := n.prepare(s, before)
 	if err != nil {
 		return err
@@ -370,6 +370,9 @@ func (n *Node) apply(s *snapshot.Node) error {
 		n.edge.hangUp()
 	}
 	n.proxy.Update(state)
+	if state.Routes != nil {
+		n.o.Metrics.GatewayReload(time.Since(began))
+	}
 	n.svids.keepOnly(s.Entries)
 	n.endRunsWithout(h)
 	n.gateways.changed()

@@ -120,6 +120,7 @@ func (n *Node) explain(rec *audit.Record, inForce string) admin.Why {
 	if w.KeyID = rec.APIKeyID; rec.PeerID == "" && strings.HasPrefix(w.For, "key:") {
 		w.Call.From = w.For
 	}
+	w.Gateway, w.Listener, w.RouteRule, w.StatusBy = rec.Gateway, rec.Listener, rec.RouteRule, rec.StatusBy
 	if rec.Policy != "" {
 		rule := rec.Rule - 1
 		w.Policy, w.Rule = rec.Policy, &rule
@@ -209,21 +210,17 @@ func (n *Node) inMesh(to string) string {
 // explainOther gives the sentences of the layers before policy (cli.md 10.9).
 func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string, hint string) {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if rec.Gateway != "" {
+		return n.explainDoor(rec, to)
+	}
 	if rec.Layer == audit.LayerToken {
 		return n.explainToken(rec, from, to)
-	}
-	if rec.Side == audit.SideServer && (rec.Layer == audit.LayerRoute || rec.Layer == "") && n.destination(rec.DstID).Gateway {
-		return explainDoor(rec, to), doorHint[rec.Reason]
 	}
 	if rec.Layer == audit.LayerLimit {
 		return explainLimit(rec)
 	}
 	switch rec.Layer + "/" + rec.Reason {
 	case "tls/no_client_cert":
-		if n.destination(rec.DstID).Gateway {
-			add("no client certificate, and this port of the Gateway takes nobody without an SVID (spec.tls.frontend)")
-			break
-		}
 		add("no client certificate: the caller is not in the mesh")
 		hint = n.inMesh(to)
 	case "tls/expired":
@@ -264,34 +261,6 @@ func (n *Node) explainOther(rec *audit.Record, from, to string) (lines []string,
 		add("%s", strings.ReplaceAll(rec.Error, "_", " "))
 	}
 	return lines, hint
-}
-
-// doorHint shows the routes that there are, the state of what they lead to, or the conditions.
-var doorHint = map[string]string{
-	"no_route": "countersign route list", "no_endpoint": "countersign status", "": "countersign status",
-	"bad_backend": "countersign get httproute -A", "loop": "countersign route list",
-}
-
-// explainDoor says why a Gateway knew no way for a request, which no policy was asked about.
-func explainDoor(rec *audit.Record, to string) []string {
-	what := map[string]string{
-		"no_route":    "no rule of Gateway " + to + " takes it",
-		"bad_backend": "its rule has no backend that may be called",
-		"no_endpoint": "no instance of its backend is ready",
-		"loop":        "it came by here before",
-	}[rec.Reason]
-	switch {
-	case what != "":
-	case rec.Reason == "":
-		what = "service " + rec.Service + ": " + strings.ReplaceAll(rec.Error, "_", " ")
-	default:
-		what = strings.ReplaceAll(rec.Reason, "_", " ")
-	}
-	lines := []string{what}
-	if rec.Detail != "" {
-		lines = append(lines, rec.Detail)
-	}
-	return lines
 }
 
 // tokenReasons say in words what a token failed (tokens.md 12.1, 18.1).

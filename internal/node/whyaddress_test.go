@@ -10,7 +10,7 @@ import (
 )
 
 func TestExplainAddress(t *testing.T) {
-	rec := &audit.Record{Layer: audit.LayerAuthz, Policy: "HTTPRoute/shop/api", Detail: "stripped:x-real-ip; client 198.51.100.7; rule shop/api#0", SrcIP: netip.MustParseAddr("127.0.0.1")}
+	rec := &audit.Record{Layer: audit.LayerAuthz, Policy: "HTTPRoute/shop/api", Detail: "stripped:x-real-ip; client 198.51.100.7", SrcIP: netip.MustParseAddr("127.0.0.1")}
 	var w admin.Why
 	if !explainAddress(&w, rec) || !strings.HasPrefix(w.Lines[0], "198.51.100.7 is kept out") || w.Hint != "countersign get httproute api -n shop -o yaml" {
 		t.Errorf("%+v", w)

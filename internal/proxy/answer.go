@@ -59,7 +59,7 @@ var (
 )
 
 func refuseFault(f *h1.Fault) *refused {
-	return &refused{status: f.Status, layer: audit.LayerHTTP, reason: f.Reason, text: f.Text}
+	return &refused{status: f.Status, layer: audit.LayerHTTP, reason: f.Reason, text: f.Text, detail: f.Text}
 }
 
 // refuse answers and records. The record's number is reserved before the answer leaves.
@@ -199,6 +199,7 @@ func (x *exchange) finish(o outcome) {
 		return
 	}
 	x.count()
+	x.countAtDoor()
 	x.pathOrRoute()
 	if x.opened {
 		rec.Phase, rec.Seq, rec.ID = audit.PhaseClosing, 0, ""
@@ -234,6 +235,9 @@ func (x *exchange) openRecord(status int) {
 	x.opened = true
 	rec := x.rec
 	rec.Phase, rec.Status, rec.Decision = audit.PhaseOpening, status, audit.Allow
+	if x.link.door != nil {
+		rec.StatusBy = audit.ByUpstream
+	}
 	if x.path != "" {
 		path, _ := audit.Mask(x.path)
 		rec.Route = audit.Route(path)

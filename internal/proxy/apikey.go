@@ -86,7 +86,7 @@ func (x *exchange) apiKey() *refused {
 		return no
 	}
 	h := x.r.Header
-	header := x.v.Keys.header(x.run.key, x.listener)
+	header := x.v.Keys.header(x.run.key, x.rec.Listener)
 	text, err := apikey.Find(h["Authorization"], h[header])
 	switch {
 	case err != nil:

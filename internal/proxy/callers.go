@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"slices"
@@ -65,11 +66,24 @@ func (d *door) settle(l *link, cs *tls.ConnectionState) bool {
 	return true
 }
 
-// turnedAway writes down a handshake that ended for want of a good certificate.
-func (d *door) turnedAway(l *link, err error) {
-	if reason := identity.Reason(err); reason != "" && d.asks() != nil {
-		d.run.p.recordHandshake(l.conn, d.run, audit.LayerTLS, reason, func(rec *audit.Record) { rec.Conn, rec.Port = l.number, d.Port })
+// turnedAway counts a handshake that failed, and writes it down if it was for want of a good certificate: the caller's,
+// or one of ours for the server name.
+func (d *door) turnedAway(l *link, named *greeting, err error) {
+	reason := ""
+	switch {
+	case named.unknown:
+		reason = unrecognizedName
+	case d.asks() != nil:
+		reason = identity.Reason(err)
 	}
+	d.run.p.metrics.GatewayHandshake(cmp.Or(reason, "failed"))
+	if reason == "" {
+		return
+	}
+	d.run.p.recordHandshake(l.conn, d.run, audit.LayerTLS, reason, func(rec *audit.Record) {
+		rec.Conn, rec.Port, rec.Gateway, rec.SNI = l.number, d.Port, d.run.label, named.server
+		d.run.p.metrics.GatewayRefused(rec.Gateway, rec.Layer, rec.Reason)
+	})
 }
 
 // admits says whether what a connection proved, or did not prove, is still enough for the door.

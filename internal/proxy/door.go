@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -82,19 +81,25 @@ func (d *door) accept(ctx context.Context) {
 func (d *door) greet(ctx context.Context, l *link, under *socket) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
+	var named greeting
 	conn := tls.Server(under, &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
-		GetConfigForClient: d.config, Time: d.run.p.now,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := d.config(hello)
+			named = greeting{hello.ServerName, err == nil && len(c.Certificates) == 0}
+			return c, err
+		}, Time: d.run.p.now,
 	})
 	err := conn.HandshakeContext(ctx)
 	cs := conn.ConnectionState()
 	if err != nil || !d.settle(l, &cs) {
-		d.turnedAway(l, err)
+		d.turnedAway(l, &named, err)
 		tellPlain(under, err)
 		d.run.open.remove(l)
 		_ = under.Close()
 		return
 	}
+	d.run.p.metrics.GatewayHandshake("ok")
 	l.front = &cs
 	l.greeted.Store(true)
 	if l.recheck(d.run.p.view.Load()); l.gone.Load() { // what a door asks may have changed meanwhile
@@ -192,7 +197,7 @@ func (x *exchange) pick() *refused {
 	if router == nil {
 		return refuseNoRoute
 	}
-	x.listener = router.Listener
+	x.rec.Listener = router.Listener
 	if no := x.enter(router); no != nil {
 		return no
 	}
@@ -220,16 +225,7 @@ func (x *exchange) pick() *refused {
 		return refuseNoRoute
 	}
 	x.hit = hit
-	x.note("rule " + hit.Route.String() + "#" + ruleName(hit.Action))
 	return x.limitEarly(router, hit.Action)
-}
-
-// ruleName is how records and people name a rule of a route.
-func ruleName(a *route.Action) string {
-	if a.Rule.Name != "" {
-		return a.Rule.Name
-	}
-	return strconv.Itoa(a.Index)
 }
 
 // asked finds the rule that a CORS preflight asks about.
@@ -277,6 +273,7 @@ func (x *exchange) toBackend() {
 	if x.ended {
 		return
 	}
+	x.sending()
 	if x.place.foreign {
 		x.callForeign()
 		return

@@ -153,7 +153,7 @@ func TestDoorToService(t *testing.T) {
 		}
 	}
 	rec := h.a.record(func(r *audit.Record) bool { return r.DstID == edgeID && r.Status == 200 })
-	if rec.Decision != audit.Allow || rec.Service != "default/api" || rec.Subject == nil || rec.Iss != foreignID || !strings.Contains(rec.Detail, "rule default/shop#0") {
+	if rec.Decision != audit.Allow || rec.Service != "default/api" || rec.Subject == nil || rec.Iss != foreignID || rec.RouteRule != "default/shop#0" {
 		t.Errorf("%+v", rec)
 	}
 }

@@ -95,6 +95,10 @@ const ownPath = "/.well-known/countersign"
 func (x *exchange) settle(router *route.Router, host string, a *route.Action) *refused {
 	s := router.Settings(a)
 	x.entry.settings = s
+	if a != nil {
+		x.rec.RouteRule = a.Text
+		x.seen.route = a.Of
+	}
 	if strict := x.strict(router, host); strict && !s.KeepEscapes && h1.CheckStrict(x.path) != nil {
 		return refuseEscape
 	} else if !strict && s.KeepSlashes {

@@ -171,6 +171,12 @@ func (c *crowd) enter(place netip.Prefix, most, each int) bool {
 	return true
 }
 
+func (c *crowd) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
+}
+
 // leave undoes one enter that was true.
 func (c *crowd) leave(place netip.Prefix) {
 	c.mu.Lock()

@@ -58,16 +58,16 @@ type exchange struct {
 	attached string // the token that attachToken put in
 
 	// At a Gateway.
-	entry    entry
-	shown    Credential // what was taken for the identity, to be exchanged; never recorded
-	hit      route.Hit
-	listener string
-	backend  *route.Backend     // nil: none was chosen
-	effects  *route.Effects     // nil: none were chosen
-	limits   *limitSet          // nil: none hold
-	counted  *route.Action      // the rule that they hold for
-	tally    *tally             // nil: nothing was counted
-	untime   context.CancelFunc // of the rule's timeout
+	entry   entry
+	shown   Credential // what was taken for the identity, to be exchanged; never recorded
+	hit     route.Hit
+	backend *route.Backend     // nil: none was chosen
+	effects *route.Effects     // nil: none were chosen
+	limits  *limitSet          // nil: none hold
+	counted *route.Action      // the rule that they hold for
+	tally   *tally             // nil: nothing was counted
+	untime  context.CancelFunc // of the rule's timeout
+	seen    seen
 
 	rec      audit.Record
 	status   int
@@ -167,6 +167,7 @@ func (x *exchange) end() {
 	if x.untime != nil {
 		x.untime()
 	}
+	x.seen.stream.End()
 	if cause == nil {
 		x.finishBody()
 	}

@@ -153,9 +153,10 @@ func (p *Proxy) gated(c net.Conn, l *link, o gate.Options) net.Conn {
 func (p *Proxy) recordFault(l *link, f *h1.Fault, proto string) string {
 	rec := audit.Record{
 		Kind: audit.KindRequest, Side: l.side(), Proto: proto, Status: f.Status,
-		Decision: audit.Deny, Layer: audit.LayerHTTP, Reason: f.Reason, Rev: p.view.Load().PolicyRevision,
+		Decision: audit.Deny, Layer: audit.LayerHTTP, Reason: f.Reason, Detail: f.Text, Rev: p.view.Load().PolicyRevision,
 	}
 	l.identify(&rec)
+	p.countFault(l, &rec)
 	rec.Seq = p.rec.Next()
 	p.rec.Add(&rec)
 	return rec.ID

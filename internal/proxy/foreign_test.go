@@ -114,7 +114,7 @@ func TestForeignBackend(t *testing.T) {
 		t.Errorf("a stranger speaks for us: %v", header)
 	}
 	rec := h.a.record(func(r *audit.Record) bool { return r.DstID == edgeID && r.Status == 200 })
-	if rec.Decision != audit.Allow || rec.Service != "default/ext" || !strings.HasSuffix(rec.Detail, "rule default/shop#0; plaintext to "+at.String()) {
+	if rec.Decision != audit.Allow || rec.Service != "default/ext" || rec.RouteRule != "default/shop#0" || !strings.HasSuffix(rec.Detail, "plaintext to "+at.String()) {
 		t.Errorf("%+v", rec)
 	}
 }

@@ -119,6 +119,9 @@ func (l *link) identify(rec *audit.Record) {
 		return
 	}
 	rec.DstID, rec.DstInstance, rec.Service, rec.Port = l.run.text, l.run.Instance, l.service, l.port
+	if l.door != nil {
+		rec.Gateway = l.run.label
+	}
 	if cs := cmp.Or(l.state, l.front); cs != nil {
 		rec.TLSVersion, rec.TLSGroup, rec.TLSSuite = cs.Version, uint16(cs.CurveID), cs.CipherSuite
 		rec.ALPN, rec.SNI = cs.NegotiatedProtocol, cs.ServerName

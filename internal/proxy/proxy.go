@@ -150,6 +150,7 @@ func New(o Options) *Proxy {
 	}
 	p.began, p.limiter = p.now(), limit.New(limit.DefaultKeys)
 	p.metrics.LimitKeys(p.limiter.Keys)
+	p.metrics.Gateways(p.gatewayFacts)
 	p.wrongKeys = newKeyFailures(p.now())
 	p.view.Store(newView(&State{}))
 	return p
@@ -161,9 +162,12 @@ func (p *Proxy) Update(s *State) {
 	now := newView(s)
 	p.foreign(now)
 	now.limitCounters = now.counters(p.metrics)
-	p.view.Store(now)
+	before := p.view.Swap(now)
 	for _, r := range p.all() {
 		r.recheck(now)
+	}
+	if before.Routes != now.Routes {
+		p.keepRoutes(now.Routes)
 	}
 }
 

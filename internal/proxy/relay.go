@@ -75,6 +75,7 @@ func (a *answer) end(x *exchange, u *upstream, complete bool) {
 // cleanly that ended short.
 func (x *exchange) relay(a *answer, u *upstream) {
 	x.answered = true
+	x.upstreamAnswered()
 	x.tellRejected(a)
 	x.tellRefusal(a)
 	trailers := a.header["Trailer"]

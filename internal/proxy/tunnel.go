@@ -64,6 +64,7 @@ func (x *exchange) openWebSocket(a *answer) {
 	x.stripAnswer(a.header)
 	x.changeAnswer(a.header)
 	x.answered = true
+	x.upstreamAnswered()
 	w, l, g := a.wire, x.link, gate.From(x.r.Context())
 	if g == nil {
 		a.end(x, nil, false)

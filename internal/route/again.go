@@ -24,6 +24,12 @@ type hostKey struct {
 func (c *Compiler) Compile(listeners []Attached) (*Table, []Fault) {
 	t := &Table{ports: map[address]*Port{}}
 	routes := c.compileRoutes(listeners)
+	t.names = make(map[string]struct{}, len(routes))
+	for _, r := range routes {
+		if len(r.actions) > 0 {
+			t.names[r.actions[0].Of] = struct{}{}
+		}
+	}
 	hosts := make(map[hostKey]*host, len(c.hosts))
 	for i := range listeners {
 		at := &listeners[i]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 
 	"countersign.dev/internal/h1"
@@ -15,6 +16,9 @@ type Action struct {
 	Route *HTTPRoute
 	Index int // of the rule in the route
 	Rule  *Rule
+
+	// How records, metrics and people name the route, ns/name, and the rule, ns/name#rule.
+	Of, Text string
 
 	// Bad says why the rule answers 500, whatever else is written in it; empty: it is sound.
 	Bad string
@@ -72,7 +76,7 @@ func (c *compiled) faults() (out []Fault) {
 // compileRoute compiles a route that stands at a place by age.
 func (c *compiler) compileRoute(r *HTTPRoute, place int64) *compiled {
 	out := &compiled{actions: make([]Action, len(r.Rules)), place: place}
-	n, conditions := 0, 0
+	n, conditions, of := 0, 0, r.Name.String()
 	for i := range r.Rules {
 		n += max(len(r.Rules[i].Matches), 1)
 		for j := range r.Rules[i].Matches {
@@ -83,7 +87,8 @@ func (c *compiler) compileRoute(r *HTTPRoute, place int64) *compiled {
 	out.matches, c.slab = make([]*match, 0, n), make([]condition, 0, conditions)
 	for i := range r.Rules {
 		a := &out.actions[i]
-		*a = Action{Route: r, Index: i, Rule: &r.Rules[i]}
+		*a = Action{Route: r, Index: i, Rule: &r.Rules[i], Of: of}
+		a.Text = of + "#" + cmp.Or(a.Rule.Name, strconv.Itoa(i))
 		a.compileFilters()
 		matches := a.Rule.Matches
 		if len(matches) == 0 {

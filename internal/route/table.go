@@ -35,6 +35,7 @@ type Fault struct {
 type Table struct {
 	ports   map[address]*Port
 	routers []*Router
+	names   map[string]struct{} // of the routes attached
 }
 
 // address is a port of a Gateway: every Gateway has addresses of its own.

@@ -57,7 +57,7 @@ func (s *Server) ifAllRuns(v *view, attached []route.Attached, objects map[strin
 	for i := range v.Edge.Routes {
 		invalid = append(invalid, s.compiler.Check(&v.Edge.Routes[i])...)
 	}
-	f := route.Facts{Backend: v.backing, Secret: secretOf(objects), RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
+	f := route.Facts{Backend: v.backing, Secret: secretOf(objects), TrustDomain: v.knows, RateLimit: limits.Known, Invalid: invalid, Gateways: map[route.Name]route.GatewayFacts{}}
 	for _, g := range v.Edge.Ours() {
 		ports, files := map[uint16]string{}, map[string]route.Certificate{}
 		for _, l := range g.Listeners {

@@ -49,6 +49,8 @@ type Metrics struct {
 	limited   map[string]*LimitCounter // by rule; under mu
 	limitKeys atomic.Pointer[func() int]
 
+	gateways gatewayMetrics
+
 	series atomic.Pointer[map[labels]series] // copied when a label set is new, read without a lock
 	mu     sync.Mutex                        // guards writing series, and certs; held for one copy
 	certs  map[[2]string]bool
@@ -108,6 +110,7 @@ func NewMetrics(version string) *Metrics {
 	})
 	build.Set(1)
 	m.registerLimits()
+	m.registerGateways()
 	m.series.Store(&map[labels]series{})
 	m.registry.MustRegister(m.requests, m.seconds, m.expiry, m.store, m.stream, m.stale, m.offset, m.tokens, m.keys, build,
 		collectors.NewGoCollector(
