@@ -165,6 +165,9 @@ func (e *env) routeShow(ctx context.Context, host string) error {
 		if l.Certificate != "" {
 			line("certificate", l.Certificate)
 		}
+		if len(l.Options) > 0 {
+			line("options", strings.Join(l.Options, "; "))
+		}
 		if l.StrictBecause != "" {
 			line("strict", "paths with %2F %5C %25 %3B %23 or %3F are refused: "+l.StrictBecause)
 		}
@@ -179,15 +182,27 @@ func (e *env) routeShow(ctx context.Context, host string) error {
 	if err := e.routeTable(list.Routes); err != nil {
 		return err
 	}
-	return e.limitLines(list.Routes)
+	for _, part := range []struct {
+		title string
+		of    func(admin.RouteRow) []string
+	}{
+		{"limits", func(r admin.RouteRow) []string { return r.Limits }},
+		{"options", func(r admin.RouteRow) []string { return r.Options }},
+		{"needs", func(r admin.RouteRow) []string { return slices.DeleteFunc([]string{r.Needs}, func(s string) bool { return s == "" }) }},
+	} {
+		if err := e.ruleLines(part.title, list.Routes, part.of); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// limitLines are the limits of the rules, each with where it holds.
-func (e *env) limitLines(rows []admin.RouteRow) error {
+// ruleLines are what holds for rules, each with the rules that it holds for.
+func (e *env) ruleLines(title string, rows []admin.RouteRow, of func(admin.RouteRow) []string) error {
 	var order []string
 	from := map[string][]string{}
 	for _, r := range rows {
-		for _, text := range r.Limits {
+		for _, text := range of(r) {
 			if from[text] == nil {
 				order = append(order, text)
 			}
@@ -196,17 +211,13 @@ func (e *env) limitLines(rows []admin.RouteRow) error {
 			}
 		}
 	}
-	if len(order) > 0 {
-		order = append([]string{"", "limits:"}, order...)
-	}
-	for _, text := range order {
-		line := escape(text)
-		if len(from[text]) > 0 {
-			line = "  " + line + "   " + strings.Join(from[text], ", ")
+	var b strings.Builder
+	for i, text := range order {
+		if i == 0 {
+			b.WriteString("\n" + title + ":\n")
 		}
-		if _, err := fmt.Fprintln(e.out, line); err != nil {
-			return err
-		}
+		b.WriteString("  " + escape(text) + "   " + strings.Join(from[text], ", ") + "\n")
 	}
-	return nil
+	_, err := fmt.Fprint(e.out, b.String())
+	return err
 }

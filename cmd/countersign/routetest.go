@@ -20,12 +20,15 @@ func routeTestCommand() *command {
 		},
 		usage: "METHOD URL [flags]",
 		about: `Names the rule with file and line, why better placed ones do not take it,
-what becomes of the request, and what policy asks of a caller who shows nothing.
-A URL without a port means that of its scheme, else any listener of its scheme.
+what becomes of the request, which policy decides, and what it asks of a caller
+who shows nothing. --as names one who shows what policy knows him by: an SVID, or
+a token, of which no claims are known. A URL without a port means that of its scheme, else any listener of its scheme.
 Exit 1 if no rule takes it, or the Gateway refuses it.`,
 		flags: func(f *flags) {
 			f.list(&t.Header, "H", "'NAME: VALUE'", "a header field; may be repeated")
 			f.text(&t.SNI, "sni", "NAME", "server name of the handshake  [the host of URL]")
+			f.text(&t.SourceIP, "source-ip", "IP", "address that calls  [lists of addresses are not asked]")
+			f.text(&t.As, "as", "PRINCIPAL", "caller: a SPIFFE ID, or ISSUER/SUBJECT of a token")
 		},
 		see: "countersign route list, countersign why",
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -39,7 +42,7 @@ Exit 1 if no rule takes it, or the Gateway refuses it.`,
 }
 
 func (e *env) routeTest(ctx context.Context, t admin.RouteTest) error {
-	if err := e.notEmpty(map[string]string{"sni": t.SNI}); err != nil {
+	if err := e.notEmpty(map[string]string{"sni": t.SNI, "source-ip": t.SourceIP, "as": t.As}); err != nil {
 		return err
 	}
 	v, err := askServer[admin.RouteVerdict](ctx, e, "/v1/route/test", t)
@@ -89,6 +92,9 @@ func (e *env) routeVerdict(v admin.RouteVerdict) error {
 		for _, text := range v.Limits {
 			line(label, text)
 			label = ""
+		}
+		if v.Decides != "" {
+			line("policy", v.Decides)
 		}
 		if v.Needs != "" {
 			line("needs", v.Needs)

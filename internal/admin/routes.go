@@ -22,6 +22,8 @@ type RouteListener struct {
 	Certificate   string `json:"certificate,omitempty"`    // of HTTPS
 	Fault         string `json:"fault,omitempty"`          // why it cannot serve
 	StrictBecause string `json:"strict_because,omitempty"` // of one host: what looks at paths there
+
+	Options []string `json:"options"` // of the Gateway, for this listener
 }
 
 // RouteRow is one match of a rule on one listener.
@@ -38,6 +40,8 @@ type RouteRow struct {
 	Place    *Place         `json:"place,omitempty"`
 	Backends []RouteBackend `json:"backends"`
 	Filters  []string       `json:"filters"`
+	Options  []string       `json:"options"`            // of the route, for this rule
+	Needs    string         `json:"needs,omitempty"`    // what policy asks of a caller who shows nothing
 	Limits   []string       `json:"limits,omitempty"`   // the rules of RateLimits that hold, in words
 	Redirect string         `json:"redirect,omitempty"` // where it leads, of a redirect
 	Fault    string         `json:"fault,omitempty"`    // why the rule answers 500
@@ -65,6 +69,9 @@ type RouteTest struct {
 	URL    string   `json:"url"`
 	Header []string `json:"header,omitempty"` // "Name: value"
 	SNI    string   `json:"sni,omitempty"`    // empty: the host of the URL
+
+	SourceIP string `json:"source_ip,omitempty"` // of the direct peer; empty: lists of addresses are not asked
+	As       string `json:"as,omitempty"`        // SPIFFE ID, or ISSUER/SUBJECT; empty: policy says what it needs
 }
 
 // RouteVerdict answers it.
@@ -89,7 +96,8 @@ type RouteVerdict struct {
 	RewrittenPath string         `json:"rewritten_path,omitempty"`
 	Location      string         `json:"location,omitempty"` // of a redirect
 	Limits        []string       `json:"limits,omitempty"`   // the rules of RateLimits that hold, in words
-	Needs         string         `json:"needs,omitempty"`    // what policy asks of a caller who shows nothing
+	Decides       string         `json:"decides,omitempty"`  // the rule of policy at the Gateway that decides
+	Needs         string         `json:"needs,omitempty"`    // what policy asks of the caller beyond what it shows
 
 	Nearest []RouteMiss `json:"nearest"`        // taken: the better placed, those for other paths last; else the nearest
 	More    int         `json:"more,omitempty"` // beyond those

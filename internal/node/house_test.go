@@ -37,6 +37,7 @@ const (
 	listenVar = "COUNTERSIGN_TEST_LISTEN" // listen on this port until stdin ends
 	askVar    = "COUNTERSIGN_TEST_ASK"    // ask this node.sock for its status, print the code
 	edgeVar   = "COUNTERSIGN_TEST_EDGE"   // ask this admin.sock for the Gateways, print them
+	routeVar  = "COUNTERSIGN_TEST_ROUTE"  // ask this admin.sock about each request on stdin, print the verdicts
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,20 @@ func TestMain(m *testing.M) {
 		c := admin.NewClient(os.Getenv(askVar), func(uint32) error { return nil })
 		_, err := admin.Ask[admin.LocalStatus](context.Background(), c, "POST /v1/status", struct{}{})
 		fmt.Print(code(err))
+	case os.Getenv(routeVar) != "":
+		c := admin.NewClient(os.Getenv(routeVar), func(uint32) error { return nil })
+		for in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout); ; {
+			var q admin.RouteTest
+			if in.Decode(&q) != nil {
+				return
+			}
+			v, err := admin.Ask[admin.RouteVerdict](context.Background(), c, "POST /v1/route/test", q)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			out.Encode(v)
+		}
 	case os.Getenv(edgeVar) != "":
 		c := admin.NewClient(os.Getenv(edgeVar), func(uint32) error { return nil })
 		list, err := admin.Ask[admin.Objects](context.Background(), c, "POST /v1/objects", admin.Query{Kind: "Gateway"})

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
 	"countersign.dev/internal/catalog"
 	"countersign.dev/internal/h1"
+	"countersign.dev/internal/policy"
 	"countersign.dev/internal/route"
 	"countersign.dev/internal/snapshot"
 )
@@ -26,6 +26,7 @@ type routing struct {
 	idle      map[listenerKey]string           // why a listener cannot serve
 	bad       map[*route.Backend]route.Refusal // backends whose share answers 500
 	states    map[string]string                // of services, by ns/name: that of the best instance
+	programs  map[route.Name]*policy.Program   // of Gateways, as they were asked for
 	plain     map[string]bool                  // services that are called in clear text, by ns/name
 }
 
@@ -37,7 +38,7 @@ type listenerKey struct {
 func (v *view) routing() *routing {
 	r := &routing{
 		view: v, listeners: map[listenerKey]*route.Listener{}, idle: map[listenerKey]string{},
-		bad: map[*route.Backend]route.Refusal{}, states: map[string]string{}, plain: map[string]bool{},
+		bad: map[*route.Backend]route.Refusal{}, states: map[string]string{}, plain: map[string]bool{}, programs: map[route.Name]*policy.Program{},
 	}
 	attached := route.Attach(v.Edge)
 	r.table, _ = route.Compile(attached) // a rule with a fault says so itself
@@ -128,7 +129,7 @@ func (s *Server) routeList(_ context.Context, q admin.RouteQuery) (admin.Routes,
 				continue
 			}
 			hostnames = at.Explain(host, &route.Request{Header: http.Header{}}).Hostnames // nothing fits: all are walked over
-			l.StrictBecause = r.strict(at, host)
+			l.StrictBecause = r.strict(at, host, policy.Conn{Port: at.Port, HTTP: true})
 		}
 		out.Listeners = append(out.Listeners, l)
 		order := 0
@@ -149,7 +150,7 @@ func (s *Server) routeList(_ context.Context, q admin.RouteQuery) (admin.Routes,
 func (r *routing) listener(at *route.Router) admin.RouteListener {
 	l := admin.RouteListener{
 		Gateway: at.Gateway.String(), Listener: at.Listener, Port: at.Port, Protocol: string(at.Protocol), Hostname: at.Hostname,
-		Fault: r.idle[listenerKey{at.Gateway, at.Listener}],
+		Fault: r.idle[listenerKey{at.Gateway, at.Listener}], Options: optionTexts(r.edgeGateway(at.Gateway).Options, at.Listener),
 	}
 	if at.Protocol == route.HTTPS {
 		l.Certificate = "of our own authority"
@@ -177,6 +178,7 @@ func (r *routing) row(at *route.Router, row route.Row, order int) admin.RouteRow
 		Gateway: at.Gateway.String(), Listener: at.Listener, Port: at.Port, Host: row.Hostname, Match: row.Form, Order: order,
 		Route: row.Route.String(), Rule: row.Index, RuleName: row.Rule.Name, Place: r.placeOf(row.Action),
 		Backends: r.backends(row.Action), Filters: filterTexts(row.Rule.Filters), Limits: r.limitTexts(at, row.Action), Fault: r.answers500(at, row.Action),
+		Options: optionTexts(row.Route.Options, row.Rule.Name), Needs: r.rowNeeds(at, row),
 	}
 	if row.Redirect != nil {
 		out.Redirect = redirectText(row.Redirect, at, row.Hostname)
@@ -237,6 +239,3 @@ func (r *routing) placeOf(a *route.Action) *admin.Place {
 	}
 	return place
 }
-
-// ruleName is how people and records name a rule of a route.
-func ruleName(a *route.Action) string { return cmp.Or(a.Rule.Name, strconv.Itoa(a.Index)) }

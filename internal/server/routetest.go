@@ -35,6 +35,8 @@ type outside struct {
 	hasQuery  bool
 	target    string // as sent
 	sni       string // in look-up form; empty: the client names none
+	websocket bool
+	caller
 }
 
 // testRoute says which rule takes a request. It sends nothing.
@@ -119,10 +121,17 @@ func readOutside(t admin.RouteTest) (q outside, fault *h1.Fault, err error) {
 		return q, fault, nil
 	}
 	q.target = target
+	if q.websocket, fault = h1.WebSocket(q.Method, 1, 1, q.header); fault != nil {
+		return q, fault, nil
+	}
+	q.chain, q.before = q.header["X-Forwarded-For"], q.header.Clone()
 	if _, fault = h1.Edge.Strip(q.header); fault != nil {
 		return q, fault, nil
 	}
 	q.Header = q.header
+	if err = q.who(t); err != nil {
+		return q, nil, err
+	}
 	var digits string
 	q.host, digits = h1.LookupHost(authority)
 	port, _ := strconv.ParseUint(digits, 10, 16)
@@ -212,27 +221,30 @@ func (r *routing) judge(d door, q outside) admin.RouteVerdict {
 	if why := r.idle[listenerKey{at.Gateway, at.Listener}]; why != "" {
 		return on(at, refusedVerdict(0, "not_serving", "the listener does not serve: "+why))
 	}
-	if v, refused := r.settle(at, &q); refused {
-		return on(at, v)
-	}
-	if v, ok := r.preflight(at, q); ok {
-		return on(at, v)
+	v := on(at, refusedVerdict(0, "", ""))
+	if r.keptOut(&v, at.Entrance().Guard, at, &q) || ownPaths(&v, &q) || r.preflight(&v, at, &q) {
+		return v
 	}
 	e := at.Explain(q.host, &q.Request)
-	v := refusedVerdict(0, "", "")
 	if e.Taken == nil {
+		if r.settle(&v, at, nil, &q) {
+			return v
+		}
 		v.Status, v.Reason, v.Text = http.StatusNotFound, "no_route", "no rule of the listener fits"
 		if len(e.Hostnames) == 0 {
 			v.Text = fmt.Sprintf("no route of the listener has host %q", q.host)
 		}
 		v.Nearest, v.More = r.misses(e.Missed, furthestFirst, maxNearest)
-		return on(at, v)
+		return v
 	}
 	r.taken(&v, at, *e.Taken)
 	v.Nearest, v.More = r.misses(e.Missed, pathsLast, maxShownMisses)
+	if r.settle(&v, at, e.Taken.Action, &q) {
+		return v
+	}
 	r.effects(&v, at, *e.Taken, q)
-	v.Needs = r.needs(at, q)
-	return on(at, v)
+	r.decide(&v, at, e.Taken.Action, &q)
+	return v
 }
 
 func on(at *route.Router, v admin.RouteVerdict) admin.RouteVerdict {
@@ -247,23 +259,24 @@ func (r *routing) taken(v *admin.RouteVerdict, at *route.Router, hit route.Hit) 
 }
 
 // preflight is a CORS preflight, which the Gateway answers before policy (gateway.md 7.6).
-func (r *routing) preflight(at *route.Router, q outside) (admin.RouteVerdict, bool) {
+func (r *routing) preflight(v *admin.RouteVerdict, at *route.Router, q *outside) bool {
 	origin, method := q.header["Origin"], q.header["Access-Control-Request-Method"]
 	if len(origin) != 1 || len(method) != 1 || !route.IsPreflight(q.Method, origin[0], method[0]) {
-		return admin.RouteVerdict{}, false
+		return false
 	}
 	hit, ok := at.Preflight(q.host, &q.Request, method[0])
 	if !ok {
-		return admin.RouteVerdict{}, false
+		return false
 	}
-	v := refusedVerdict(0, "", "")
-	v.Preflight = true
-	r.taken(&v, at, hit)
+	r.taken(v, at, hit)
+	if v.Preflight = true; r.settle(v, at, hit.Action, q) {
+		return true
+	}
 	v.Status, _ = hit.CORS.Preflight(origin[0], method[0], strings.Join(q.header["Access-Control-Request-Headers"], ","))
 	if v.Text = "the Gateway answers the CORS preflight"; v.Status >= 400 {
 		v.Reason, v.Text = "cors", "the origin is none that the rule shares its answers with"
 	}
-	return v, true
+	return true
 }
 
 // effects says what the rule makes of a request: an answer, or what its backends see.
