@@ -33,6 +33,7 @@ type gateways struct {
 	leaving map[route.Name]int // ports that drain
 
 	// Of run alone.
+	idle idleSockets
 	held map[route.Name]bool
 	away map[doorKey]error     // why a port is not open
 	said doorReport            // what the server heard last
@@ -138,6 +139,14 @@ func (g *gateways) settle(ctx context.Context) {
 			g.n.happened("ended", fmt.Sprintf("gateway %s port %d", key.gateway, key.port), "")
 		}
 	}
+	g.idle.settle(ctx, g.n.o.Addresses.Inherited, func(port uint16) bool {
+		for key := range wanted {
+			if key.port == port {
+				return true
+			}
+		}
+		return h.Revision == 0 // nobody knows yet
+	})
 	left := map[route.Name]bool{}
 	for key := range wanted {
 		left[key.gateway] = true
@@ -288,6 +297,7 @@ func (g *gateways) closeAll() {
 		at.stop()
 		g.drop(key)
 	}
+	g.idle.close()
 	g.draining.Wait()
 }
 
