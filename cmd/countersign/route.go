@@ -188,7 +188,9 @@ func (e *env) routeShow(ctx context.Context, host string) error {
 	}{
 		{"limits", func(r admin.RouteRow) []string { return r.Limits }},
 		{"options", func(r admin.RouteRow) []string { return r.Options }},
-		{"needs", func(r admin.RouteRow) []string { return slices.DeleteFunc([]string{r.Needs}, func(s string) bool { return s == "" }) }},
+		{"needs", func(r admin.RouteRow) []string {
+			return slices.DeleteFunc([]string{r.Needs}, func(s string) bool { return s == "" })
+		}},
 	} {
 		if err := e.ruleLines(part.title, list.Routes, part.of); err != nil {
 			return err

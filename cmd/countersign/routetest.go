@@ -21,8 +21,9 @@ func routeTestCommand() *command {
 		usage: "METHOD URL [flags]",
 		about: `Names the rule with file and line, why better placed ones do not take it,
 what becomes of the request, which policy decides, and what it asks of a caller
-who shows nothing. --as names one who shows what policy knows him by: an SVID, or
-a token, of which no claims are known. A URL without a port means that of its scheme, else any listener of its scheme.
+who shows nothing. --as names one who shows what policy knows him by: an SVID,
+or a token, of which no claims are known. A URL without a port means that of
+its scheme, else any listener of its scheme.
 Exit 1 if no rule takes it, or the Gateway refuses it.`,
 		flags: func(f *flags) {
 			f.list(&t.Header, "H", "'NAME: VALUE'", "a header field; may be repeated")

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"countersign.dev/internal/admin"
@@ -31,8 +33,11 @@ func (e *env) printGateways(list []admin.GatewayStatus) error {
 	if len(list) == 0 {
 		return nil
 	}
-	t := newTable("GATEWAY", "LISTENER", ">PORT", "SERVES", ">CERTIFICATE ENDS")
+	t := newTable("GATEWAY", "ADDRESS", "LISTENER", ">PORT", "SERVES", ">CERTIFICATE ENDS")
 	for _, g := range list {
+		for _, w := range g.Warnings {
+			e.say("warning: Gateway/%s/%s: %s", g.Namespace, g.Name, w)
+		}
 		for _, l := range g.Listeners {
 			serves, ends := "no", "-"
 			if l.Programmed {
@@ -48,7 +53,7 @@ func (e *env) printGateways(list []admin.GatewayStatus) error {
 			default:
 				ends = age(left)
 			}
-			t.add(admin.Bare(g.Namespace, g.Name, e.inForce()), l.Protocol+" "+l.Name, strconv.Itoa(int(l.Port)), serves, ends)
+			t.add(admin.Bare(g.Namespace, g.Name, e.inForce()), cmp.Or(strings.Join(g.Addresses, " "), "-"), l.Protocol+" "+l.Name, strconv.Itoa(int(l.Port)), serves, ends)
 		}
 	}
 	if _, err := fmt.Fprintln(e.out); err != nil {

@@ -8,6 +8,7 @@ type GatewayStatus struct {
 	Name      string           `json:"name"`
 	Addresses []string         `json:"addresses"`
 	Listeners []ListenerStatus `json:"listeners"`
+	Warnings  []string         `json:"warnings,omitempty"`
 }
 
 // ListenerStatus is one listener of a Gateway.

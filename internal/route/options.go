@@ -216,8 +216,8 @@ func (r *Router) Successor(was *Action) *Settings {
 	return nil
 }
 
-// believesAnybody reports a listener at which trusted proxies are counted, and not named.
-func (g *Gateway) believesAnybody() bool {
+// BelievesAnybody reports a listener at which trusted proxies are counted, and not named.
+func (g *Gateway) BelievesAnybody() bool {
 	return slices.ContainsFunc(g.Listeners, func(l Listener) bool {
 		p := entranceOf(g.Name, holders{{g.Options, l.Name}}).Proxies
 		return p.Count > 0 && p.From.Empty()

@@ -207,7 +207,7 @@ func (in *inspection) status(listeners []attached) GatewayStatus {
 	}
 
 	valid := "the Gateway is valid"
-	if in.believesAnybody() {
+	if in.BelievesAnybody() {
 		valid += "; whoever reaches its ports names his address himself: trusted-proxies is set without trusted-proxy-addresses"
 	}
 	accepted := conditionOf("Accepted", in.Generation, in.refusal, "Accepted", valid)

@@ -138,6 +138,9 @@ func (s *Server) gatewayStates() (out []admin.GatewayStatus) {
 		for _, a := range status.Addresses {
 			row.Addresses = append(row.Addresses, a.Value)
 		}
+		if g.BelievesAnybody() {
+			row.Warnings = append(row.Warnings, "trusted-proxies is set without trusted-proxy-addresses: whoever reaches its ports names his address himself")
+		}
 		for i, l := range status.Listeners {
 			at := admin.ListenerStatus{Name: l.Name, Port: g.Listeners[i].Port, Protocol: string(g.Listeners[i].Protocol)}
 			for _, c := range l.Conditions {
