@@ -37,7 +37,7 @@ func TestWhyDoor(t *testing.T) {
 		{audit.Record{Layer: "route", Reason: "no_endpoint", Service: "shop/api"}, "no instance of service shop/api is ready", "countersign status"},
 		{audit.Record{Layer: "route", Reason: "no_endpoint", Service: "shop/edge"}, "the Gateway is being shut down", "countersign status"},
 		{audit.Record{Error: "upstream_timeout", Service: "shop/api", RouteRule: "shop/r#0"}, "service shop/api: upstream timeout", "countersign get httproute r -n shop -o yaml"},
-		{audit.Record{Layer: "route", Reason: "loop", Method: "GET", Host: "a.test", Port: 80, Path: "/"}, "it came by here before, or would be sent back", "countersign route test GET http://a.test:80/"},
+		{audit.Record{Layer: "route", Reason: "loop", Method: "GET", Host: "a.test", Port: 80, Path: "/"}, "it came by here before", "countersign route test GET http://a.test:80/"},
 	} {
 		rec := tc.rec
 		rec.Gateway, rec.Side, rec.DstID = "shop/edge", audit.SideServer, "spiffe://cluster.local/ns/shop/sa/edge"
