@@ -224,3 +224,37 @@ func TestDoorCallerExpires(t *testing.T) {
 		t.Errorf("%+v", no)
 	}
 }
+
+// T6: no session is resumed, so that every connection is judged by the bundle of its time: one whose authority is gone
+// is refused though it was let in before.
+func TestSecT6NothingIsResumed(t *testing.T) {
+	g := newGuests(t, &Callers{TrustDomains: []string{"cluster.local", "partner.test"}})
+	cert := g.partner.Leaf(t, partnerID)
+	roots := x509.NewCertPool()
+	roots.AddCert(g.ca.Root)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		g.change(func(s *State) { s.Trust = g.ca.Trust(g.partner) })
+		cache := tls.NewLRUClientSessionCache(1)
+		call := func() (resumed bool, err error) {
+			c, err := tls.Dial("tcp", g.https, &tls.Config{RootCAs: roots, ServerName: "shop.test", MaxVersion: version, ClientSessionCache: cache,
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }})
+			if err != nil {
+				return false, err
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+			_, err = c.Read(make([]byte, 1)) // with the tickets before it, were there any
+			return c.ConnectionState().DidResume, err
+		}
+		for range 2 {
+			if resumed, err := call(); resumed || err != nil {
+				t.Errorf("version %x: resumed %v, %v", version, resumed, err)
+			}
+		}
+		g.change(func(s *State) { s.Trust = g.ca.Trust() })
+		if resumed, err := call(); resumed || err == nil {
+			t.Errorf("version %x, its authority is gone: resumed %v, %v", version, resumed, err)
+		}
+	}
+}

@@ -87,7 +87,7 @@ func (s h2Strange) means() (a arrival, ok, sure bool) {
 	for _, f := range s.fields {
 		name, value := f[0], f[1]
 		if strings.HasPrefix(name, ":") {
-			if regular || value == "" || !slices.Contains([]string{":method", ":scheme", ":path", ":authority"}, name) {
+			if regular || value == "" && name != ":authority" || !slices.Contains([]string{":method", ":scheme", ":path", ":authority"}, name) {
 				return a, false, true
 			}
 		} else {
@@ -131,7 +131,7 @@ func (s h2Strange) means() (a arrival, ok, sure bool) {
 	}
 	authority := first[":authority"]
 	switch host := first["host"]; {
-	case seen[":authority"] == 0:
+	case authority == "": // or absent: net/http does not tell
 		authority = host
 	case seen["host"] > 0 && !strings.EqualFold(host, authority):
 		return a, false, true
