@@ -182,6 +182,8 @@ func Columns(kind string) []string {
 		return []string{"READY"}
 	case "APIKey":
 		return []string{"READY"}
+	case "GatewayClass":
+		return []string{"CONTROLLER", "READY"}
 	case "Gateway":
 		return []string{"CLASS", "LISTENERS", "READY"}
 	case "HTTPRoute":
@@ -207,6 +209,10 @@ func Row(o Object, rootNamespace, trustDomain string) []string {
 	case "RequestAuthentication":
 		if r, err := RequestAuthentication(o, 0); err == nil {
 			return []string{issuers(r), selects(o, r.Selector, r.Gateways, rootNamespace)}
+		}
+	case "GatewayClass":
+		if c, err := GatewayClass(o, time.Time{}, 0); err == nil {
+			return []string{c.Controller, ""}
 		}
 	case "Gateway":
 		if g, err := Gateway(o, time.Time{}, 0); err == nil {

@@ -118,6 +118,7 @@ func TestGatewayRow(t *testing.T) {
 	}{
 		{gatewayText + "spec: {gatewayClassName: own, listeners: [{name: a, port: 80, protocol: HTTP}, {name: b, port: 443, protocol: HTTPS, hostname: x.test}]}",
 			[]string{"CLASS", "LISTENERS", "READY"}, []string{"own", "HTTP any:80, HTTPS x.test:443", ""}},
+		{"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: own}\nspec: {controllerName: countersign.dev/gateway}", []string{"CONTROLLER", "READY"}, []string{"countersign.dev/gateway", ""}},
 		{routeText + "spec: {hostnames: [a.test, b.test], parentRefs: [{name: edge}, {name: x, namespace: far, sectionName: s}]}",
 			[]string{"HOSTS", "PARENTS", "READY"}, []string{"a.test,b.test", "shop/edge, far/x#s", ""}},
 		{routeText + "spec: {parentRefs: [{name: edge}]}", []string{"HOSTS", "PARENTS", "READY"}, []string{"any", "shop/edge", ""}},

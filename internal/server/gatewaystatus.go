@@ -205,7 +205,7 @@ func (e *edgeStatus) of(r catalog.Record) (ready string, status []byte, err erro
 	switch r.Kind {
 	case "GatewayClass":
 		if c, ok := e.Classes[r.Name]; ok {
-			shown = classStatusOf(c)
+			shown, ready = classStatusOf(c), readyBy(c.Conditions, "Accepted")
 		}
 	case "Gateway":
 		if g, ok := e.Gateways[name]; ok {
@@ -225,6 +225,8 @@ func (e *edgeStatus) of(r catalog.Record) (ready string, status []byte, err erro
 		ready = "False: not in force yet"
 	case shown == nil && r.Kind == "Gateway":
 		ready = "False: no class of countersign"
+	case shown == nil && r.Kind == "GatewayClass":
+		ready = "False: of another controller"
 	}
 	if shown == nil {
 		return ready, nil, nil
