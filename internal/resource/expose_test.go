@@ -277,6 +277,10 @@ func TestExposeRefused(t *testing.T) {
 		listeners = append(listeners, fmt.Sprintf(`{name: h%d.test, hostname: h%[1]d.test, port: 8443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {kubernetes.io/metadata.name: default}}}}}`, i))
 	}
 	full := written(t, meta+"kind: Gateway\nmetadata: {name: edge, annotations: {countersign.dev/written-by: expose}}\nspec: {gatewayClassName: countersign, listeners: ["+strings.Join(listeners, ", ")+"]}")
+	var paths []string
+	for i := range maxFrontPaths + 1 {
+		paths = append(paths, fmt.Sprintf("/p%d", i))
+	}
 	edited := mine(other)
 	for i, o := range edited {
 		if o.Kind == "HTTPRoute" {
@@ -294,6 +298,8 @@ func TestExposeRefused(t *testing.T) {
 		"a path of another":   {func(d *Door) { d.Requests = []string{"GET /orders/{*}"} }, mine(other), "host_taken: a.test/orders goes to web: HTTPRoute/default/web-at-a.test"},
 		"below a path of one": {func(d *Door) { d.Requests = []string{"/orders/x"} }, mine(other), ""},
 		"too many hosts":      {nil, full, "too_large: Gateway/default/edge has 64 hosts, at most 64 are taken"},
+		"too many paths":      {func(d *Door) { d.Requests = paths }, nil, "too_large: a.test would lead to api by 65 paths, at most 64 are taken"},
+		"as many paths":       {func(d *Door) { d.Requests = paths[1:] }, nil, ""},
 		"one of them again":   {func(d *Door) { d.Host = "h1.test" }, full, ""},
 		"edited, to change":   {func(d *Door) { d.Service, d.Requests = "web", []string{"/more"} }, edited, "not_mine: HTTPRoute/default/web-at-a.test was changed by hand since expose wrote it"},
 		"edited, and said so": {func(d *Door) { d.Service, d.Requests = "web", []string{"/orders"} }, edited, ""},
