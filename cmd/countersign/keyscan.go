@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -59,6 +61,9 @@ func (e *env) keyScan(ctx context.Context, name string, history bool) error {
 				active = h.ID
 			}
 		}
+		if h.Commit == "" {
+			h.File = asTyped(name, h.File)
+		}
 		if printing == nil {
 			printing = e.printLeaked(h, ids[h.ID])
 		}
@@ -83,6 +88,14 @@ func (e *env) keyScan(ctx context.Context, name string, history bool) error {
 	return &admin.Problem{
 		Code: "key_leaked", Message: fmt.Sprintf("scanning %s: %s found", escape(name), counted(len(ids), "key")), Hints: []string{hint},
 	}
+}
+
+// asTyped is a file that was found, as whoever typed name can open it.
+func asTyped(name, file string) string {
+	if info, err := os.Stat(name); err == nil && !info.IsDir() {
+		return name
+	}
+	return filepath.Join(name, file)
 }
 
 // keyStates asks the server what became of a key. Once none answers nobody is asked again: the search needs no server.
