@@ -335,3 +335,52 @@ func TestSecDoorNoLockout(t *testing.T) {
 		}
 	}
 }
+
+// A rewrite leads past no policy: the Gateway's judges the path as it was asked for, the service's the one it gets.
+func TestSecDoorRewriteIsJudgedTwice(t *testing.T) {
+	full := func(to string) func(*route.Rule) {
+		return filter(route.Filter{Rewrite: &route.Rewrite{Path: &route.PathReplace{Full: true, Value: to}}})
+	}
+	h := newHouse(t, setup{allow: []policy.Rule{{
+		From: []policy.Source{{Principals: []string{"cluster.local/ns/default/sa/edge"}}}, To: []policy.Operation{{Paths: []string{"/orders"}}},
+	}}}, toAPI(path(route.Exact, "/good"), full("/orders")), toAPI(path(route.Exact, "/bad"), full("/admin")), toAPI(path(route.Exact, "/admin"), full("/orders")))
+	h.admit(policy.Rule{To: []policy.Operation{{NotPaths: []string{"/admin"}}}})
+	for line, want := range map[string]struct {
+		status int
+		by     string // whose policy refuses
+	}{"GET /good": {200, ""}, "GET /bad": {403, apiID}, "GET /admin": {403, edgeID}, "GET /orders": {404, ""}} {
+		status, body, header := h.ask(line)
+		if status != want.status {
+			t.Errorf("%s: %d %s", line, status, body)
+			continue
+		}
+		if want.by != "" {
+			n := h.a
+			if want.by == apiID {
+				n = h.b
+			}
+			rec := n.record(func(r *audit.Record) bool { return r.ID == header.Get("X-Decision-Id") })
+			if rec.DstID != want.by || rec.Layer != audit.LayerAuthz {
+				t.Errorf("%s: %s by %s", line, rec.Reason, rec.DstID)
+			}
+		}
+	}
+}
+
+// What has come by this Gateway three times goes round in circles: 508.
+func TestSecDoorLoop(t *testing.T) {
+	h := newHouse(t, setup{}, toAPI())
+	h.admit(policy.Rule{})
+	_, body, _ := h.ask("GET /")
+	_, own, found := strings.Cut(body, "Via: 1.1 ")
+	own, _, _ = strings.Cut(own, "\r")
+	if !found {
+		t.Fatal(body)
+	}
+	for times, want := range []int{200, 200, 200, 508} {
+		status, _, _ := h.ask("GET /", "Via: 1.1 other"+strings.Repeat(", 1.1 "+own, times))
+		if status != want {
+			t.Errorf("%d times: %d, want %d", times, status, want)
+		}
+	}
+}
