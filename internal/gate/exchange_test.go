@@ -32,13 +32,13 @@ func TestGatePipelinedFaultWaits(t *testing.T) {
 		defer conn.Close()
 		go conn.Write(h1test.Wire("[G]⏎GET /two HTTP/1.1⏎Host: x␀⏎⏎"))
 		br := bufio.NewReader(conn)
-		if status, body, _, err := response(br); status != 200 || len(body) != 50000 {
+		if status, body, _, err := h1test.Response(br); status != 200 || len(body) != 50000 {
 			t.Fatalf("first: got %d, %d bytes, %v", status, len(body), err)
 		}
-		if status, _, _, err := response(br); status != 400 {
+		if status, _, _, err := h1test.Response(br); status != 400 {
 			t.Fatalf("second: got %d, %v", status, err)
 		}
-		if !closed(conn, br) {
+		if !h1test.Closed(conn, br) {
 			t.Error("the connection lives")
 		}
 	})
@@ -55,7 +55,7 @@ func TestGatePipelinesMany(t *testing.T) {
 	}()
 	br := bufio.NewReader(conn)
 	for i := range n {
-		if status, body, _, err := response(br); status != 200 || body != "POST /up 3" {
+		if status, body, _, err := h1test.Response(br); status != 200 || body != "POST /up 3" {
 			t.Fatalf("request %d: got %d %q %v", i, status, body, err)
 		}
 	}
@@ -79,10 +79,10 @@ func TestGateBodyFaultIsSticky(t *testing.T) {
 	conn := s.dial(t, nil)
 	conn.Write(h1test.Wire("[P][C]⏎5⏎hello⏎zz⏎"))
 	br := bufio.NewReader(conn)
-	if status, _, _, err := response(br); status != 400 {
+	if status, _, _, err := h1test.Response(br); status != 400 {
 		t.Fatalf("got %d, %v", status, err)
 	}
-	if !closed(conn, br) {
+	if !h1test.Closed(conn, br) {
 		t.Error("the connection lives")
 	}
 	if id := <-ids; id != "idambiguous_framing" {
@@ -102,10 +102,10 @@ func TestGateBodyFaultUnread(t *testing.T) {
 	conn := s.dial(t, nil)
 	conn.Write(h1test.Wire("[P][C]⏎5⏎hello⏎zz⏎[G]⏎"))
 	br := bufio.NewReader(conn)
-	if status, body, _, err := response(br); status != 200 || body != "early" {
+	if status, body, _, err := h1test.Response(br); status != 200 || body != "early" {
 		t.Fatalf("got %d %q %v", status, body, err)
 	}
-	if !closed(conn, br) {
+	if !h1test.Closed(conn, br) {
 		t.Error("the connection lives")
 	}
 }
@@ -145,7 +145,7 @@ func TestGateExpect(t *testing.T) {
 	}
 	br.ReadString('\n')
 	conn.Write([]byte("ab"))
-	if status, body, _, err := response(br); status != 200 || body != "ab <nil>" {
+	if status, body, _, err := h1test.Response(br); status != 200 || body != "ab <nil>" {
 		t.Fatalf("got %d %q %v", status, body, err)
 	}
 }
@@ -207,14 +207,14 @@ func TestGateTunnel(t *testing.T) {
 		t.Fatalf("got %q", line)
 	}
 	br.ReadString('\n')
-	if status, body, _, err := response(br); status != 200 || body != "GET /in 0" {
+	if status, body, _, err := h1test.Response(br); status != 200 || body != "GET /in 0" {
 		t.Fatalf("got %d %q %v", status, body, err)
 	}
 	conn.Write(h1test.Wire("GET /in HTTP/1.1⏎Host: api␊"))
-	if status, _, _, err := response(br); status != 400 {
+	if status, _, _, err := h1test.Response(br); status != 400 {
 		t.Fatalf("got %d, %v", status, err)
 	}
-	if !closed(conn, br) {
+	if !h1test.Closed(conn, br) {
 		t.Error("the tunnel lives")
 	}
 }
@@ -224,14 +224,14 @@ func TestGateProxyListener(t *testing.T) {
 		s := newGateServer(t, Options{AllowConnect: true, ProxyListener: true}, nil)
 		conn := s.dial(t, nil)
 		conn.Write(h1test.Wire(head))
-		if status, _, _, err := response(bufio.NewReader(conn)); status != want {
+		if status, _, _, err := h1test.Response(bufio.NewReader(conn)); status != want {
 			t.Errorf("%s: got %d, %v; want %d", head, status, err, want)
 		}
 	}
 }
 
 func TestGateConnectionState(t *testing.T) {
-	for _, cert := range []*tls.Certificate{nil, testCertificate(t)} {
+	for _, cert := range []*tls.Certificate{nil, h1test.Certificate(t)} {
 		s := newGateServer(t, Options{TLS: cert != nil}, func(w http.ResponseWriter, r *http.Request) {
 			if (r.TLS != nil) != (cert != nil) {
 				t.Errorf("over TLS %v, Request.TLS %v", cert != nil, r.TLS)
@@ -246,7 +246,7 @@ func TestGateConnectionState(t *testing.T) {
 			scheme = "https"
 		}
 		conn.Write(h1test.Wire("GET " + scheme + "://shop.test/ HTTP/1.1⏎[H]⏎"))
-		if status, _, _, err := response(bufio.NewReader(conn)); status != 200 {
+		if status, _, _, err := h1test.Response(bufio.NewReader(conn)); status != 200 {
 			t.Errorf("got %d, %v", status, err)
 		}
 	}
@@ -283,7 +283,7 @@ func TestGateH2C(t *testing.T) {
 	} {
 		conn := s.dial(t, nil)
 		conn.Write(h1test.Wire(head))
-		if status, _, _, err := response(bufio.NewReader(conn)); status != want {
+		if status, _, _, err := h1test.Response(bufio.NewReader(conn)); status != want {
 			t.Errorf("%s: got %d, %v; want %d", head, status, err, want)
 		}
 	}

@@ -3,16 +3,11 @@ package gate
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -125,37 +120,6 @@ func (s *gateServer) dial(t *testing.T, cert *tls.Certificate) net.Conn {
 	return c
 }
 
-func testCertificate(t *testing.T) *tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-// response reads one response whole.
-func response(br *bufio.Reader) (status int, body string, header http.Header, err error) {
-	res, err := http.ReadResponse(br, nil)
-	if err != nil {
-		return 0, "", nil, err
-	}
-	b, err := io.ReadAll(res.Body)
-	return res.StatusCode, string(b), res.Header, err
-}
-
-// closed reports whether the server ends the connection now, cleanly or not, without another byte.
-func closed(c net.Conn, br *bufio.Reader) bool {
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	_, err := br.ReadByte()
-	var timeout net.Error
-	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
-}
-
 func runGateCase(t *testing.T, c h1test.Case, whole bool, cert *tls.Certificate) {
 	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, cert)
@@ -183,7 +147,7 @@ func runGateCase(t *testing.T, c h1test.Case, whole bool, cert *tls.Certificate)
 		if want == 0 {
 			break
 		}
-		status, _, header, err := response(br)
+		status, _, header, err := h1test.Response(br)
 		if err != nil || status != want {
 			t.Fatalf("%s: got %d, %v; want %v", c.Name, status, err, c.Status)
 		}
@@ -193,7 +157,7 @@ func runGateCase(t *testing.T, c h1test.Case, whole bool, cert *tls.Certificate)
 			t.Errorf("%s: no Sec-WebSocket-Version", c.Name)
 		}
 	}
-	if last != 200 && !closed(conn, br) {
+	if last != 200 && !h1test.Closed(conn, br) {
 		t.Errorf("%s: the connection lives", c.Name)
 	}
 	conn.Close()
@@ -214,7 +178,7 @@ func runGateCase(t *testing.T, c h1test.Case, whole bool, cert *tls.Certificate)
 // The tables of http-strictness 17.1 against a real server on a real socket: in one segment and byte by byte, clear
 // and over TLS.
 func TestGateRequests(t *testing.T) {
-	cert := testCertificate(t)
+	cert := h1test.Certificate(t)
 	for _, way := range []struct {
 		name  string
 		whole bool
@@ -261,7 +225,7 @@ func TestGateRefusalOutlivesBytes(t *testing.T) {
 	s := newGateServer(t, Options{}, nil)
 	conn := s.dial(t, nil)
 	conn.Write(append(h1test.Wire("[P]Content-Length: 1⏎Content-Length: 1⏎⏎"), bytes.Repeat([]byte("x"), 60<<10)...))
-	if status, _, _, err := response(bufio.NewReader(conn)); status != 400 {
+	if status, _, _, err := h1test.Response(bufio.NewReader(conn)); status != 400 {
 		t.Fatalf("got %d, %v", status, err)
 	}
 }

@@ -60,7 +60,7 @@ func TestGateSlowHead(t *testing.T) {
 			conn := s.pipe()
 			defer conn.Close()
 			conn.Write(h1test.Wire("[G]⏎"))
-			if status, _, _, err := response(bufio.NewReaderSize(conn, 16)); status != 200 {
+			if status, _, _, err := h1test.Response(bufio.NewReaderSize(conn, 16)); status != 200 {
 				t.Fatal(status, err)
 			}
 			time.Sleep(time.Minute)

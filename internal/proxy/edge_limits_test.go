@@ -78,12 +78,12 @@ func TestFrontageSlowBody(t *testing.T) {
 				}
 			}()
 			br := bufio.NewReader(conn)
-			if status, _, _, err := response(br); status != c.status {
+			if status, _, _, err := h1test.Response(br); status != c.status {
 				t.Fatalf("got %d, %v; want %d", status, err, c.status)
 			}
 			if c.status != 200 {
 				f.m.b.record(func(r *audit.Record) bool { return r.Conn == l.number && r.Reason == h1.Slow })
-				if !closed(conn, br) {
+				if !h1test.Closed(conn, br) {
 					t.Error("the connection lives")
 				}
 			}
@@ -146,7 +146,7 @@ func TestFrontageBodyLimit(t *testing.T) {
 			conn, _ := limited.dial(t)
 			conn.SetDeadline(time.Now().Add(10 * time.Second))
 			io.WriteString(conn, string(h1test.Wire(c.head))+c.body)
-			status, _, header, err := response(bufio.NewReader(conn))
+			status, _, header, err := h1test.Response(bufio.NewReader(conn))
 			if status != c.status {
 				t.Fatalf("got %d, %v; want %d", status, err, c.status)
 			}
@@ -173,7 +173,7 @@ func TestFrontageBodyLimit(t *testing.T) {
 		f := newFrontage(t, &edge{body: -1}, nil)
 		conn, _ := f.dial(t)
 		go fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%s", h1test.Wire("[P]"), edgeBody+1, make([]byte, edgeBody+1))
-		if status, _, _, err := response(bufio.NewReader(conn)); status != 200 {
+		if status, _, _, err := h1test.Response(bufio.NewReader(conn)); status != 200 {
 			t.Errorf("got %d, %v", status, err)
 		}
 	})
@@ -201,10 +201,10 @@ func TestFrontageEarlyAnswer(t *testing.T) {
 		sent <- n
 	}()
 	br := bufio.NewReader(conn)
-	if status, _, _, err := response(br); status != 413 {
+	if status, _, _, err := h1test.Response(br); status != 413 {
 		t.Fatalf("got %d, %v", status, err)
 	}
-	if !closed(conn, br) {
+	if !h1test.Closed(conn, br) {
 		t.Error("the connection lives")
 	}
 	conn.Close()
@@ -226,17 +226,17 @@ func TestFrontageSpent(t *testing.T) {
 			conn, _ := f.dial(t)
 			conn.Write(h1test.Wire("[G]⏎"))
 			br := bufio.NewReader(conn)
-			if status, _, _, err := response(br); status != 200 {
+			if status, _, _, err := h1test.Response(br); status != 200 {
 				t.Fatalf("%s, edge %v: got %d, %v", name, e != nil, status, err)
 			}
 			if e != nil && name != "fresh" {
-				if !closed(conn, br) {
+				if !h1test.Closed(conn, br) {
 					t.Errorf("%s: the connection lives", name)
 				}
 				continue
 			}
 			conn.Write(h1test.Wire("[G]⏎"))
-			if status, _, _, err := response(br); status != 200 {
+			if status, _, _, err := h1test.Response(br); status != 200 {
 				t.Errorf("%s, edge %v: then got %d, %v", name, e != nil, status, err)
 			}
 		}

@@ -46,7 +46,7 @@ type arrival struct {
 }
 
 func newFrontage(t *testing.T, e *edge, answer http.HandlerFunc) *frontage {
-	f := &frontage{edge: e, cert: testCertificate(t)}
+	f := &frontage{edge: e, cert: h1test.Certificate(t)}
 	f.m = newMesh(t, setup{mode: policy.Permissive, allow: []policy.Rule{{}}, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f.head != nil {
 			f.head(w, r)
@@ -253,7 +253,7 @@ func (f *frontage) request(t *testing.T, c h1test.Case, whole bool, alpn ...stri
 		if want == 0 {
 			break
 		}
-		status, _, header, err := response(br)
+		status, _, header, err := h1test.Response(br)
 		if err != nil || status != want {
 			t.Fatalf("got %d, %v; want %v", status, err, c.Status)
 		}
@@ -266,7 +266,7 @@ func (f *frontage) request(t *testing.T, c h1test.Case, whole bool, alpn ...stri
 			t.Errorf("Allow %q", header.Get("Allow"))
 		}
 	}
-	if (last == 0 || last >= 400) && !closed(conn, br) {
+	if (last == 0 || last >= 400) && !h1test.Closed(conn, br) {
 		t.Error("the connection lives")
 	}
 	conn.Close()
@@ -393,7 +393,7 @@ func TestFrontageResponses(t *testing.T) {
 					t.Error(wrong)
 				}
 			}
-			if c.broken && !closed(conn, br) {
+			if c.broken && !h1test.Closed(conn, br) {
 				t.Error("the connection lives")
 			}
 		})

@@ -1,4 +1,4 @@
-package proxy
+package h1test
 
 import (
 	"bufio"
@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-func testCertificate(t *testing.T) *tls.Certificate {
+// Certificate is one of a server that its tests do not verify.
+func Certificate(t testing.TB) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +30,8 @@ func testCertificate(t *testing.T) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func response(br *bufio.Reader) (status int, body string, header http.Header, err error) {
+// Response reads one response whole.
+func Response(br *bufio.Reader) (status int, body string, header http.Header, err error) {
 	res, err := http.ReadResponse(br, nil)
 	if err != nil {
 		return 0, "", nil, err
@@ -38,8 +40,9 @@ func response(br *bufio.Reader) (status int, body string, header http.Header, er
 	return res.StatusCode, string(b), res.Header, err
 }
 
-func closed(c net.Conn, br *bufio.Reader) bool {
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+// Closed reports whether the server ends the connection now, cleanly or not, without another byte.
+func Closed(c net.Conn, br *bufio.Reader) bool {
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	_, err := br.ReadByte()
 	var timeout net.Error
 	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
