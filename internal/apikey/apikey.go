@@ -92,16 +92,16 @@ func Mint(random io.Reader, env Env) (Key, error) {
 func assemble(env Env, id, secret []byte) Key {
 	var text [Len]byte
 	copy(text[:], Prefix+string(env)+"_")
-	base62(text[idAt:idEnd], id)
+	Base62(text[idAt:idEnd], id)
 	text[idEnd] = '_'
-	base62(text[secretAt:secretEnd], secret)
+	Base62(text[secretAt:secretEnd], secret)
 	sum := checksum(text[:])
 	copy(text[crcAt:], sum[:])
 	return Key{new(string(text[:]))}
 }
 
-// base62 writes a big-endian number, modulo what dst can hold, padded with 0.
-func base62(dst, number []byte) {
+// Base62 writes a big-endian number, modulo what dst can hold, padded with 0.
+func Base62(dst, number []byte) {
 	rest := append(make([]byte, 0, 32), number...)
 	for i := len(dst) - 1; i >= 0; i-- {
 		carry := 0

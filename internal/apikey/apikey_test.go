@@ -76,7 +76,7 @@ func TestVector(t *testing.T) {
 func TestBase62(t *testing.T) {
 	for _, n := range []int{0, 1, 61, 62, 63} {
 		var dst [3]byte
-		base62(dst[:], []byte{byte(n)})
+		Base62(dst[:], []byte{byte(n)})
 		if want := fmt.Sprintf("0%c%c", alphabet[n/62], alphabet[n%62]); string(dst[:]) != want {
 			t.Errorf("%d is %s, want %s", n, dst, want)
 		}
@@ -85,7 +85,7 @@ func TestBase62(t *testing.T) {
 		var number [32]byte
 		var dst [secretLen]byte
 		rand.Read(number[:])
-		base62(dst[:], number[:])
+		Base62(dst[:], number[:])
 		want := strings.Map(func(r rune) rune {
 			switch {
 			case r >= 'a' && r <= 'z':

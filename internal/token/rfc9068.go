@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign.dev/internal/apikey"
 	"countersign.dev/internal/audit"
 	"countersign.dev/internal/grant"
 	"countersign.dev/internal/revocation"
@@ -349,20 +350,9 @@ func newJTI() string {
 	return base62(random[:], jtiDigits)
 }
 
-const digits62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-// base62 is a number, highest byte first, in so many digits; those before are lost. It changes number.
+// base62 is a number, highest byte first, in so many digits; those before are lost.
 func base62(number []byte, digits int) string {
-	var most [64]byte
-	out := most[:digits]
-	for i := range slices.Backward(out) {
-		rest := 0
-		for j, b := range number {
-			rest = rest<<8 | int(b)
-			number[j] = byte(rest / 62)
-			rest %= 62
-		}
-		out[i] = digits62[rest]
-	}
+	out := make([]byte, digits)
+	apikey.Base62(out, number)
 	return string(out)
 }
