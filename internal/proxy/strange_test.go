@@ -213,7 +213,7 @@ func checkStrange(t *testing.T, h *house, o *origin, wire []byte, pieces bool) {
 	o.taken()
 	want := readStrictly(wire, false)
 	if bytes.HasPrefix(wire, []byte("PRI * HTTP/2.0\r\n\r\n")) || slices.ContainsFunc(want.requests, func(a arrival) bool {
-		return len(a.header["upgrade"]) > 0 && strings.Contains(strings.ToLower(strings.Join(a.header["upgrade"], ",")), "websocket")
+		return strings.Contains(strings.ToLower(strings.Join(a.header["Upgrade"], ",")), "websocket")
 	}) {
 		return // another protocol, with rules of its own
 	}

