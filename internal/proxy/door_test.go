@@ -384,3 +384,19 @@ func TestSecDoorLoop(t *testing.T) {
 		}
 	}
 }
+
+// F19: an instance that shows another SVID than its service's gets nothing of a request.
+func TestSecDoorUnverifiedEndpoint(t *testing.T) {
+	h := newHouse(t, setup{}, toAPI())
+	h.admit(policy.Rule{})
+	h.change(func(s *State) {
+		svc := *s.Services[ServiceKey{"default", "api"}]
+		svc.Instances = []Instance{{ID: "api1", Owner: "spiffe://cluster.local/ns/default/sa/other", Addr: h.b.addr, State: "ready"}}
+		s.Services = map[ServiceKey]*Service{{"default", "api"}: &svc}
+	})
+	status, _, header := h.ask("POST /", "Content-Length: 0")
+	rec := h.a.record(func(r *audit.Record) bool { return r.ID == header.Get("X-Decision-Id") })
+	if status != 502 || rec.Reason != "unverified_endpoint" || h.b.requests() != 0 {
+		t.Errorf("%d, %s, %d requests reached it", status, rec.Reason, h.b.requests())
+	}
+}
