@@ -162,6 +162,11 @@ func (s *Server) directorySaid(reply admin.ApplyReply, err error) time.Duration 
 	p, wrong := errors.AsType[*admin.Problem](err)
 	if wrong && len(p.Faults) > 0 {
 		d.state.Error, d.state.Faults = count(len(p.Faults), "fault"), p.Faults
+		for i := range d.state.Faults {
+			if f := &d.state.Faults[i]; strings.HasSuffix(f.Hint, " --ignore-unknown-kinds") { // of apply: here nothing is left out
+				f.Hint = "keep it outside of " + s.o.Watch
+			}
+		}
 	}
 	if said := fmt.Sprint(err, d.state.Faults); said != d.said {
 		d.said = said
