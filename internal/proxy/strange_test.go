@@ -211,7 +211,7 @@ func FuzzDoorBytes(f *testing.F) {
 
 func checkStrange(t *testing.T, h *house, o *origin, wire []byte, pieces bool) {
 	o.taken()
-	want := readStrictly(wire, false)
+	want := readStrictly(wire)
 	if bytes.HasPrefix(wire, []byte("PRI * HTTP/2.0\r\n\r\n")) || slices.ContainsFunc(want.requests, func(a arrival) bool {
 		return strings.Contains(strings.ToLower(strings.Join(a.header["Upgrade"], ",")), "websocket")
 	}) {

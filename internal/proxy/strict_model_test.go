@@ -61,11 +61,11 @@ func bytesOf(s string) string {
 	return string(b)
 }
 
-// readStrictly reads all that came on a connection. tls is how.
-func readStrictly(wire []byte, tls bool) (r reading) {
+// readStrictly reads all that came on a connection without TLS.
+func readStrictly(wire []byte) (r reading) {
 	rest := latin(wire)
 	for rest != "" {
-		a, local, last, left, end := readRequest(rest, tls)
+		a, local, last, left, end := readRequest(rest)
 		if end != ended {
 			r.end, r.early = end, local
 			return r
@@ -91,7 +91,7 @@ func nextLine(s string) (line, rest string, end ending) {
 	return s[:i], s[i+2:], ended
 }
 
-func readRequest(s string, tls bool) (a arrival, local, last bool, rest string, end ending) {
+func readRequest(s string) (a arrival, local, last bool, rest string, end ending) {
 	if !strings.Contains(s, "\r\n\r\n") { // refused now or in a while
 		for end = ended; end == ended; {
 			_, s, end = nextLine(s)
@@ -116,7 +116,7 @@ func readRequest(s string, tls bool) (a arrival, local, last bool, rest string, 
 	a.method, a.header = m[1], map[string][]string{"Upgrade": fields.all["upgrade"]} // all that its tests ask of it
 	minor := m[3]
 	var ok bool
-	if a.target, ok = strictTarget(m[1], bytesOf(m[2]), fields.all["host"], tls); !ok {
+	if a.target, ok = strictTarget(m[1], bytesOf(m[2]), fields.all["host"], false); !ok {
 		return a, false, false, "", wrong
 	}
 	if a.host = fields.all["host"][0]; m[2][0] != '/' && m[2] != "*" { // RFC 9112 section 3.2.2
