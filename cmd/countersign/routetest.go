@@ -29,7 +29,7 @@ Exit 1 if no rule takes it, or the Gateway refuses it.`,
 			f.list(&t.Header, "H", "'NAME: VALUE'", "a header field; may be repeated")
 			f.text(&t.SNI, "sni", "NAME", "server name of the handshake  [the host of URL]")
 			f.text(&t.SourceIP, "source-ip", "IP", "address that calls  [lists of addresses are not asked]")
-			f.text(&t.As, "as", "PRINCIPAL", "caller: a SPIFFE ID, or ISSUER/SUBJECT of a token")
+			f.text(&t.As, "as", "PRINCIPAL", "a SPIFFE ID, key:NAMESPACE:NAME, or ISSUER/SUBJECT")
 		},
 		see: "countersign route list, countersign why",
 		run: func(ctx context.Context, e *env, args []string) error {

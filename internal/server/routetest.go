@@ -41,6 +41,9 @@ type outside struct {
 
 // testRoute says which rule takes a request. It sends nothing.
 func (s *Server) testRoute(_ context.Context, t admin.RouteTest) (admin.RouteVerdict, error) {
+	if v := s.world.load(); strings.HasPrefix(t.As, "key:") && v.Tokens != nil {
+		t.As = v.Tokens.Issuer + "/" + t.As
+	}
 	q, fault, err := readOutside(t)
 	if err != nil {
 		return admin.RouteVerdict{}, err
