@@ -109,6 +109,15 @@ func (e *edge) patience(p *pace) time.Duration {
 	return p.left
 }
 
+// boundWrite gives a client at the edge its time for what is about to be written. However short that is: the window of an
+// HTTP/2 stream may be shut from the start, and a socket be full of answers that nobody reads.
+func (x *exchange) boundWrite(p *pace) {
+	if d, ok := x.w.(deadlines); ok && x.link.edge != nil && x.cut.Load() == nil {
+		x.link.timed.Store(true)
+		_ = d.SetWriteDeadline(time.Now().Add(x.link.edge.patience(p)))
+	}
+}
+
 // moved counts n bytes that took that long.
 func (p *pace) moved(n int, took time.Duration) {
 	p.left += time.Duration(n)*(time.Second/edgeRate) - took

@@ -169,6 +169,7 @@ func (x *exchange) end() {
 	}
 	x.seen.stream.End()
 	if cause == nil {
+		x.boundWrite(new(pace))
 		x.finishBody()
 	}
 	if !x.ended {

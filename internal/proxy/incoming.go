@@ -47,6 +47,9 @@ func (b *incoming) Read(p []byte) (int, error) {
 	edge := b.x.link.edge
 	var began time.Time
 	if b.timed != nil {
+		if b.x.expect && !b.pace.begun {
+			b.x.boundWrite(new(pace)) // of the 100 that net/http sends now
+		}
 		began = time.Now()
 		_ = b.timed.SetReadDeadline(began.Add(edge.patience(&b.pace)))
 	}

@@ -192,7 +192,7 @@ func (x *exchange) copyBody(a *answer, u *upstream, buf *[copySize]byte) (sent i
 		n, err := a.Read(buf[:])
 		if n > 0 {
 			var began time.Time
-			if timed != nil && sent+int64(n) > 4<<10 { // less than that no socket refuses
+			if timed != nil && (sent+int64(n) > 4<<10 || edge != nil && !a.whole()) { // less than that no socket of a peer refuses
 				x.link.timed.Store(true)
 				began = time.Now()
 				_ = timed.SetWriteDeadline(began.Add(edge.patience(&out)))
