@@ -201,7 +201,8 @@ func outside(b []byte, long bool) bool { return foreignIdentity(b, long) || forw
 func foreignIdentity(b []byte, long bool) bool {
 	if !long {
 		switch string(b) {
-		case "remote-user", "x-client-dn", "x-arr-clientcert":
+		case "remote-user", "remote-groups", "remote-email", "remote-name", "x-client-dn", "x-arr-clientcert",
+			"x-apigateway-api-userinfo", "x-endpoint-api-userinfo":
 			return true
 		}
 	}
@@ -240,8 +241,9 @@ func begins(b []byte, prefixes []string) bool {
 
 var (
 	foreignPrefixes = [...]string{
-		"x-remote-user", "x-auth-request-", "x-authenticated-", "x-webauth-", "x-consumer-", "x-credential-",
-		"x-goog-authenticated-", "x-goog-iap-", "x-amzn-oidc-", "x-ms-client-principal", "x-tls-", "x-b3-", "cf-access-", "tailscale-",
+		"x-remote-user", "x-remote-group", "x-remote-extra-", "x-auth-request-", "x-authenticated-", "x-authentik-",
+		"x-webauth-", "x-vouch-", "x-pomerium-", "x-consumer-", "x-credential-", "x-goog-authenticated-", "x-goog-iap-",
+		"x-amzn-oidc-", "x-amzn-mtls-", "x-ms-client-principal", "x-appengine-user-", "x-tls-", "x-b3-", "cf-access-", "tailscale-",
 	}
 	forwardingPrefixes = [...]string{"x-forwarded-", "x-original-", "x-vercel-", "cf-connecting-"}
 )

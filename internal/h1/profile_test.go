@@ -273,3 +273,22 @@ func decode(path string) string {
 	}
 	return b.String()
 }
+
+// What sign-in proxies and clouds say of a caller, in their own words: a stranger says none of it.
+func TestSecForeignIdentity(t *testing.T) {
+	for _, name := range []string{
+		"Remote-Groups", "Remote-Email", "Remote-Name", "X-Remote-Group", "X-Remote-Extra-Scopes", "X-Authentik-Username",
+		"X-Vouch-User", "X-Pomerium-Jwt-Assertion", "X-Pomerium-Claim-Email", "X-Amzn-Mtls-Clientcert", "X-Appengine-User-Email",
+		"X-Apigateway-Api-Userinfo", "X-Endpoint-Api-Userinfo",
+	} {
+		for _, spelled := range []string{name, strings.ReplaceAll(name, "-", "_"), strings.ReplaceAll(name, "-", ".")} {
+			h := header{spelled: {"root"}}
+			if _, f := Edge.Strip(h); f != nil || len(h) != 0 {
+				t.Errorf("%s goes on: %v", spelled, f)
+			}
+		}
+		if got := Lets(name); got != Proxies {
+			t.Errorf("%s: may be said by %d, want a trusted proxy", name, got)
+		}
+	}
+}
