@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,11 +19,14 @@ import (
 // anybody, whatever the setting (dataplane.md 25.3).
 
 // metadata are the addresses at which clouds tell a machine its secrets.
-var metadata = map[netip.Addr]bool{
-	netip.MustParseAddr("169.254.169.254"): true,
-	netip.MustParseAddr("fd00:ec2::254"):   true,
-	netip.MustParseAddr("168.63.129.16"):   true,
-	netip.MustParseAddr("100.100.100.200"): true,
+var metadata = []netip.Prefix{
+	netip.MustParsePrefix("169.254.169.254/32"),
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
+	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),   // Google
+	netip.MustParsePrefix("fd00:c1::/32"),       // Oracle
 }
 
 // forbiddenName refuses by the name alone.
@@ -34,22 +38,37 @@ func forbiddenName(host string) bool {
 	return err == nil && forbiddenAddr(ip)
 }
 
-// translated is the prefix under which IPv6-only networks reach IPv4 (RFC 6052).
-var translated = netip.MustParsePrefix("64:ff9b::/96")
+// carriers are IPv6 networks that lead to the IPv4 address within, which begins at the byte named.
+var carriers = []struct {
+	net  netip.Prefix
+	from int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64 (RFC 6052)
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},  // NAT64, local use (RFC 8215)
+	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // IPv4-translated (RFC 7915)
+	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
+}
 
 // neverDialled reports an address that means something else on each machine.
 func neverDialled(ip netip.Addr) bool {
 	ip = plainAddr(ip)
 	return ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsInterfaceLocalMulticast() ||
-		metadata[ip] || ip.Is4() && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255})
+		slices.ContainsFunc(metadata, func(n netip.Prefix) bool { return n.Contains(ip) }) ||
+		ip.Is4() && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255})
 }
 
 // plainAddr is where an address leads to.
 func plainAddr(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap().WithZone("")
-	if translated.Contains(ip) {
-		b := ip.As16()
-		ip = netip.AddrFrom4([4]byte(b[12:]))
+	if ip.IsLoopback() || ip.IsUnspecified() {
+		return ip
+	}
+	for _, c := range carriers {
+		if c.net.Contains(ip) {
+			b := ip.As16()
+			return netip.AddrFrom4([4]byte(b[c.from : c.from+4]))
+		}
 	}
 	return ip
 }
