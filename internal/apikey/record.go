@@ -46,8 +46,8 @@ type Secret struct {
 // it, the object of policies, the bucket of limits.
 func (r *Record) Principal() string { return "key:" + r.Namespace + ":" + r.Name }
 
-// admits reports whether the key may be used from that address.
-func (r *Record) admits(source netip.Addr) bool {
+// Admits reports whether the key may be used from that address.
+func (r *Record) Admits(source netip.Addr) bool {
 	if len(r.CIDRs) == 0 {
 		return true
 	}

@@ -163,7 +163,7 @@ func (s *Set) Check(presented []byte, taken Env, source netip.Addr, now time.Tim
 		return Verdict{ID: e.id, Reason: reason}, ErrKey
 	case e.record.Env != taken:
 		return Verdict{ID: e.id, Reason: WrongEnv}, ErrForbidden
-	case !e.record.admits(source):
+	case !e.record.Admits(source):
 		return Verdict{ID: e.id, Reason: WrongSource}, ErrForbidden
 	}
 	return Verdict{Record: e.record, ID: e.id}, nil

@@ -108,7 +108,7 @@ func (x *exchange) apiKey() *refused {
 	}
 	verdict, err := x.v.Keys.Set.Check([]byte(text), apikey.Env(env), x.clientAddr(), x.now)
 	x.rec.APIKeyID = verdict.ID
-	if err == nil && !x.within(verdict.Record) {
+	if err == nil && !x.within(x.v, verdict.Record) {
 		verdict.Reason, err = apikey.OutOfReach, apikey.ErrForbidden
 	}
 	x.p.metrics.APIKey(string(verdict.Reason))
@@ -166,14 +166,14 @@ func (x *exchange) keyInURL() *refused {
 
 // within is step 9: the rule that takes the request is of a route of the key, and every service that it can choose is
 // one of its audiences.
-func (x *exchange) within(key *apikey.Record) bool {
+func (x *exchange) within(v *view, key *apikey.Record) bool {
 	if len(key.Routes) > 0 && !slices.Contains(key.Routes, x.hit.Route.Name.String()) {
 		return false
 	}
 	if len(key.Audiences) == 0 {
 		return true
 	}
-	directory := x.v.Tokens.Directory()
+	directory := v.Tokens.Directory()
 	for i := range x.hit.Rule.Backends {
 		b := &x.hit.Rule.Backends[i]
 		if b.Weight > 0 && !directory.Reaches(key.Namespace, key.Audiences, key.Scopes, b.Ref.Name.String()) {
@@ -245,14 +245,12 @@ func (t *keyToken) Claim(path []string) (v []string) {
 	return nil
 }
 
-// judgeKey asks whether the key of an exchange under way still counts.
-func (x *exchange) judgeKey(v *view) *cut {
-	if x.key == nil {
-		return nil
-	}
+// judgeKey asks whether the key of an exchange under way still counts for it, and gives what policy reads of it now.
+func (x *exchange) judgeKey(v *view) (*keyToken, *cut) {
 	now := v.Keys.Set.Still(x.rec.APIKeyID, x.p.now())
-	if now != nil && now.Principal() == x.key.Principal() && string(now.Env) == v.Compiled.APIKeys(x.run.dst) {
-		return nil
+	if now != nil && now.Principal() == x.key.Principal() && string(now.Env) == v.Compiled.APIKeys(x.run.dst) &&
+		now.Admits(x.clientAddr()) && x.within(v, now) {
+		return &keyToken{issuer: v.Tokens.Issuer(), record: now}, nil
 	}
-	return &cut{why: cutToken, rev: v.PolicyRevision}
+	return nil, &cut{why: cutToken, rev: v.PolicyRevision}
 }

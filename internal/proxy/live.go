@@ -34,8 +34,13 @@ func (x *exchange) judge(v *view) *cut {
 		}
 		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
 	}
-	if c := x.judgeKey(v); c != nil {
-		return c
+	ask := x.ask
+	if x.key != nil {
+		token, c := x.judgeKey(v)
+		if c != nil {
+			return c
+		}
+		ask.Token = token
 	}
 	if x.link.door != nil {
 		if c := x.judgeEntry(v); c != nil {
@@ -46,11 +51,11 @@ func (x *exchange) judge(v *view) *cut {
 	if !ok {
 		return &cut{why: cutRevoked, rev: v.PolicyRevision}
 	}
-	if x.ask.Header == nil && b.bound.ReadsHeader() {
+	if ask.Header == nil && b.bound.ReadsHeader() {
 		// The policy that let it begin looked at no header, and none was kept for one that does.
 		return &cut{why: cutPolicy, verdict: policy.Verdict{Rule: -1}, rev: v.PolicyRevision}
 	}
-	verdict := b.bound.Decide(&x.ask)
+	verdict := b.bound.Decide(&ask)
 	if verdict.Allow {
 		return x.withdrawn(v)
 	}
