@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -19,14 +21,9 @@ func (u *Unsafe) Error() string { return u.Path + " " + u.Text }
 // Check judges the directory and every directory above it: each belongs to root or to the user of this process, and
 // nobody else can write to it; a sticky one above may be written (security.md 4). Warnings tell of groups that can.
 func Check(dir string) (warnings []string, err error) {
-	real, err := filepath.EvalSymlinks(dir)
+	real, err := resolve(dir)
 	if err != nil {
 		return nil, err
-	}
-	for _, path := range []string{dir, real} {
-		if err := checkAbove(path); err != nil {
-			return nil, err
-		}
 	}
 	st, err := os.Stat(real)
 	if err != nil {
@@ -41,48 +38,65 @@ func Check(dir string) (warnings []string, err error) {
 	return warnings, nil
 }
 
-// checkAbove judges the directories above path, and the links on the way.
-func checkAbove(path string) error {
-	for at := filepath.Dir(path); ; at = filepath.Dir(at) {
+// maxLinks is how many links a path may lead through, as the kernel has it.
+const maxLinks = 40
+
+// resolve gives where path leads to, step by step, and judges every directory and every link on the way: who may point a
+// link somewhere else decides what is read.
+func resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	at, rest := string(filepath.Separator), parts(path)
+	for links := 0; ; {
 		st, err := os.Lstat(at)
 		if err != nil {
-			return err
+			return "", err
 		}
-		switch sticky := st.Mode()&fs.ModeSticky != 0; {
+		switch {
 		case st.Mode()&fs.ModeSymlink != 0:
-			err = owner(at, st)
-		case sticky:
+			if err := owner(at, st); err != nil {
+				return "", err
+			}
+			if links++; links > maxLinks {
+				return "", &fs.PathError{Op: "resolve", Path: path, Err: syscall.ELOOP}
+			}
+			to, err := os.Readlink(at)
+			if err != nil {
+				return "", err
+			}
+			if rest = append(parts(to), rest...); filepath.IsAbs(to) {
+				at = string(filepath.Separator)
+			} else {
+				at = filepath.Dir(at)
+			}
+			continue
+		case len(rest) == 0:
+			return at, nil
+		case st.Mode()&fs.ModeSticky != 0:
 			err = owner(at, st)
 		default:
 			err = own(at, st)
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
-		if at == filepath.Dir(at) {
-			return nil
-		}
+		at, rest = filepath.Join(at, rest[0]), rest[1:]
 	}
 }
 
-// checkTarget judges where a link leads; safe remembers the directories that were.
-func checkTarget(path string, safe map[string]bool) error {
+func parts(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, string(filepath.Separator)), func(s string) bool { return s == "" })
+}
+
+// checkTarget judges where a link leads.
+func checkTarget(path string) error {
 	st, err := os.Lstat(path)
-	if err != nil || st.Mode()&fs.ModeSymlink == 0 {
-		return err
+	if err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		_, err = resolve(path)
 	}
-	if err := owner(path, st); err != nil {
-		return err
-	}
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil || safe[filepath.Dir(real)] {
-		return err
-	}
-	if err := checkAbove(real); err != nil {
-		return err
-	}
-	safe[filepath.Dir(real)] = true
-	return nil
+	return err
 }
 
 func owner(path string, st fs.FileInfo) error {

@@ -122,7 +122,7 @@ func read(dir string) ([]File, error) {
 		return nil, err
 	}
 	var files []File
-	left, safe := int64(MaxBytes), map[string]bool{}
+	left := int64(MaxBytes)
 	for _, d := range list {
 		if err := own(d.path, d.st); err != nil {
 			return nil, err
@@ -133,7 +133,7 @@ func read(dir string) ([]File, error) {
 		if len(files) == MaxFiles {
 			return nil, fmt.Errorf("more than %d files are below it", MaxFiles)
 		}
-		if err := checkTarget(d.path, safe); err != nil {
+		if err := checkTarget(d.path); err != nil {
 			return nil, err
 		}
 		b, err := readOne(d.path, left)

@@ -166,6 +166,24 @@ func TestSecWatchOwner(t *testing.T) {
 			return errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.WriteFile(filepath.Join(open, "b.yaml"), nil, 0o600),
 				os.Symlink(filepath.Join(open, "b.yaml"), filepath.Join(dir, "b.yaml")))
 		}, "open can be written by everybody"},
+		{"by way of what everybody writes", func(dir string) error {
+			open := filepath.Join(filepath.Dir(filepath.Dir(dir)), "open")
+			return errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Symlink(filepath.Join(dir, "team", "a.yaml"), filepath.Join(open, "hop")),
+				os.Symlink(filepath.Join(open, "hop"), filepath.Join(dir, "b.yaml")))
+		}, "open can be written by everybody"},
+		{"by way of another's link", func(dir string) error {
+			hop := filepath.Join(filepath.Dir(dir), "hop")
+			return errors.Join(os.Symlink(filepath.Join(dir, "team", "a.yaml"), hop), os.Symlink(hop, filepath.Join(dir, "b.yaml")), os.Lchown(hop, 65534, -1))
+		}, "hop belongs to user 65534"},
+		{"itself another's link", func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+"-real"), os.Symlink("mesh-real", dir), os.Lchown(dir, 65534, -1))
+		}, "mesh belongs to user 65534"},
+		{"itself a link", func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+"-real"), os.Symlink("mesh-real", dir))
+		}, ""},
+		{"links in a circle", func(dir string) error {
+			return errors.Join(os.Symlink("c.yaml", filepath.Join(dir, "b.yaml")), os.Symlink("b.yaml", filepath.Join(dir, "c.yaml")))
+		}, "too many"},
 		{"another's", func(dir string) error { return os.Chown(dir, 65534, -1) }, "mesh belongs to user 65534"},
 		{"another's file", func(dir string) error { return os.Chown(filepath.Join(dir, "team", "a.yaml"), 65534, -1) }, "a.yaml belongs to user 65534"},
 		{"another's above", func(dir string) error { return os.Chown(filepath.Dir(dir), 65534, -1) }, "above belongs to user 65534"},
