@@ -101,7 +101,7 @@ func checkTarget(path string) error {
 
 func owner(path string, st fs.FileInfo) error {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Uid != 0 && int(sys.Uid) != os.Geteuid() {
-		return &Unsafe{path, fmt.Sprintf("belongs to user %d, who could change what holds in the mesh", sys.Uid), fmt.Sprintf("sudo chown %d %s", os.Geteuid(), path)}
+		return &Unsafe{path, fmt.Sprintf("belongs to user %d, who could change what holds in the mesh", sys.Uid), fmt.Sprintf("sudo chown -h %d %s", os.Geteuid(), path)}
 	}
 	return nil
 }
