@@ -210,6 +210,21 @@ func TestSecObjectCannotWidenNode(t *testing.T) {
 	}
 }
 
+// The doors of Gateways are not called for anybody either, whatever the file lists: who came in by one of them would come
+// to another from this machine.
+func TestSecOwnDoorsNeverCalled(t *testing.T) {
+	h := newYard(t, toExt())
+	h.foreign("", true, netip.MustParseAddrPort(h.http))
+	if status, body, _ := h.ask("GET /"); status != 502 && status != 503 {
+		t.Errorf("a door was called: %d %s", status, body)
+	}
+	for _, addr := range []string{h.http, h.https} {
+		if h.a.mayDial(netip.MustParseAddrPort(addr)) {
+			t.Errorf("the door at %s may be called", addr)
+		}
+	}
+}
+
 // ownAddress is one of this machine that is not loopback, or else a loopback one.
 func ownAddress(t *testing.T) netip.Addr {
 	t.Helper()
