@@ -19,7 +19,8 @@ func (s *Server) edgeWarnings(b batch, then map[string]catalog.Record, v *view) 
 	}) {
 		return nil
 	}
-	v.Services = s.world.load().Services
+	now := s.world.load()
+	v.Services, v.Bundles = now.Services, now.Bundles
 	plan := route.PlanOf(v.Edge)
 	attached := plan.Attached()
 	facts := s.ifAllRuns(v, attached, then)
