@@ -245,6 +245,23 @@ func (t *keyToken) Claim(path []string) (v []string) {
 	return nil
 }
 
+// endKeys ends what is under way with an API key whose own time is over: no change of objects tells of that.
+func (p *Proxy) endKeys() {
+	v := p.view.Load()
+	for _, r := range p.all() {
+		if len(r.doors) == 0 {
+			continue
+		}
+		r.live.sweep(func(x *exchange) *cut {
+			if x.key == nil {
+				return nil
+			}
+			_, c := x.judgeKey(v)
+			return c
+		})
+	}
+}
+
 // judgeKey asks whether the key of an exchange under way still counts for it, and gives what policy reads of it now.
 func (x *exchange) judgeKey(v *view) (*keyToken, *cut) {
 	now := v.Keys.Set.Still(x.rec.APIKeyID, x.p.now())

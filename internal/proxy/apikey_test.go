@@ -352,6 +352,25 @@ func TestSecKeyStaysOutOfTheMesh(t *testing.T) {
 	}
 }
 
+// A stream does not outlive the time of its key, though no object changes then.
+func TestSecKeyEndsWithItsTime(t *testing.T) {
+	h := newKeyHouse(t, toAPI())
+	r := h.record
+	r.Expires = time.Now().Add(400 * time.Millisecond)
+	h.keys(r)
+	c, _ := dialRaw(t, h.http, "POST /orders HTTP/1.1\nHost: shop.test\nX-API-Key: "+h.key.Reveal()+"\nContent-Length: 10\n\nhalf")
+	eventually(t, "the call is under way", func() bool { return liveAtDoors(h.a) == 1 })
+	h.a.endKeys()
+	if liveAtDoors(h.a) != 1 {
+		t.Fatal("it ended before its key")
+	}
+	eventually(t, "the call ended", func() bool { h.a.endKeys(); return liveAtDoors(h.a) == 0 })
+	if time.Now().Before(r.Expires) {
+		t.Error("it ended before its key")
+	}
+	_ = c.Close()
+}
+
 // What is under way with a key ends with it: revoked, disabled, or taken no more at that door (K5, K5a).
 func TestDoorKeyEndsStreams(t *testing.T) {
 	for name, end := range map[string]func(*keyHouse){

@@ -138,10 +138,10 @@ func (v *view) counters(m *telemetry.Metrics) []*telemetry.LimitCounter {
 	return m.Limits(v.Limits.names)
 }
 
-// sweepEvery is how often buckets are dropped that say nothing any more.
+// sweepEvery is how often buckets are dropped that say nothing any more, and streams are ended whose API key has ended.
 const sweepEvery = 30 * time.Second
 
-// sweep keeps the limiter small until ctx ends.
+// sweep keeps the limiter small, and streams within the time of their keys, until ctx ends.
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -151,6 +151,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		p.endKeys()
 		p.limiter.Sweep(p.now().Sub(p.began))
 		if p.limiter.Crowded() {
 			p.log.Warn("the limiter is over four fifths full: new addresses are counted by their networks", "keys", p.limiter.Keys(), "full", p.limiter.Full())

@@ -289,7 +289,7 @@ func reserved(name string, response bool) bool {
 		"proxy", "client-cert", "client-cert-chain",
 		"forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-cluster-client-ip",
 		"x-rewrite-url", "x-host", "x-http-method-override", "x-http-method", "x-method-override",
-		"txn-token", "workload-identity-token", "workload-proof-token", "authorization", "x-api-key", "dpop":
+		"txn-token", "workload-identity-token", "workload-proof-token", "authorization", "dpop":
 		return true
 	case "x-decision-id", "www-authenticate", "ratelimit", "ratelimit-policy",
 		"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset":

@@ -23,7 +23,7 @@ func TestF6ReservedHeaders(t *testing.T) {
 		"Txn-Token", "Host", "Content-Length", "X-Forwarded-For",
 		"txn_token", "X.Forwarded.Proto", "X-Countersign-Peer", "Connection", "TE", "Transfer-Encoding", "Upgrade", "Date", "Via",
 		"Forwarded", "X-Real-IP", "X-Original-URL", "X-Rewrite-Url", "Client-Cert", "X-Client-Cert-Hash", "Ssl-Client-Verify", "X-SSL-Cert",
-		"Proxy", "Authorization", "X-Api-Key", "DPoP", "Workload-Identity-Token", "X-HTTP-Method-Override",
+		"Proxy", "Authorization", "DPoP", "Workload-Identity-Token", "X-HTTP-Method-Override",
 		"", "a b", "a:b", "é",
 	} {
 		for list, f := range map[string]HeaderFilter{
