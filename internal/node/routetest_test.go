@@ -130,7 +130,7 @@ func TestRouteTestIsTheDoor(t *testing.T) {
 		}
 		ruled <- rules
 	}()
-	seen, rules, asked := map[int]int{}, map[uint16]string{}, map[uint16]admin.RouteTest{}
+	seen, rules, asked, twice := map[int]int{}, map[uint16]string{}, map[uint16]admin.RouteTest{}, map[uint16]bool{}
 	for range 400 {
 		q := strangeRequest(rnd, plain, secure)
 		v := ask(q)
@@ -151,13 +151,16 @@ func TestRouteTestIsTheDoor(t *testing.T) {
 		if status != want {
 			t.Fatalf("%+v\nthe door answers %d, route test says %d by %q (%s %s, needs %q)", q, status, want, rule, v.Reason, v.Text, v.Needs)
 		}
+		if _, again := asked[from]; again { // the kernel gave a port twice, and a record may be of either
+			twice[from] = true
+		}
 		rules[from], asked[from] = rule, q
 	}
 	_, end := sendRaw(t, admin.RouteTest{Method: "GET", URL: fmt.Sprintf("http://c.test:%d/end", plain), Header: []string{"X-V: 9"}}, plain, secure)
 	last <- end
 	compared := 0
 	for from, rule := range <-ruled {
-		if q, known := asked[from]; known { // some are folded, and have no record
+		if q, known := asked[from]; known && !twice[from] { // some are folded, and have no record
 			compared++
 			if rule != rules[from] {
 				t.Errorf("%+v: the door takes it by %q, route test says %q", q, rule, rules[from])
