@@ -168,7 +168,7 @@ func TestFaults(t *testing.T) {
 		{"no spec", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}", "1:1 E103", "write spec: {}"},
 		{"namespace", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: My_Shop}\nspec: {}", "3:32 E103", "my-shop"},
 		{"label", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, labels: {a b: c}}\nspec: {}", "3:30 E103", "label key"},
-		{"generateName", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, generateName: b}\nspec: {}", "3:21 E301", ""},
+		{"generateName", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {generateName: b}\nspec: {}", "3:1 E103", "metadata.name is missing"},
 		{"metadata field", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, nmespace: b}\nspec: {}", "3:21 E106", `did you mean "namespace"?`},
 		{"misplaced", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}\nrules: []", "5:1 E106", "it belongs under spec"},
 		{"version", document("security.istio.io/v1alpha1", "AuthorizationPolicy"), "1:13 E104", "write security.istio.io/v1"},

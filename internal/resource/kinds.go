@@ -129,11 +129,10 @@ var metadataShape = sync.OnceValue(func() *shape {
 	s := &shape{
 		form: record,
 		fields: map[string]*shape{
-			"name":         {form: str, check: checkName},
-			"namespace":    {form: str, check: checkNamespace},
-			"generateName": {form: str, later: true},
-			"labels":       {form: mapping, empty: true, key: checkLabelKey, elem: &shape{form: str, check: checkLabelValue}},
-			"annotations":  {form: mapping, empty: true, key: checkLabelKey, elem: &shape{form: str, check: anyText, long: true}},
+			"name":        {form: str, check: checkName},
+			"namespace":   {form: str, check: checkNamespace},
+			"labels":      {form: mapping, empty: true, key: checkLabelKey, elem: &shape{form: str, check: checkLabelValue}},
+			"annotations": {form: mapping, empty: true, key: checkLabelKey, elem: &shape{form: str, check: anyText, long: true}},
 		},
 		order: []string{"name", "namespace", "labels", "annotations"},
 	}
@@ -145,7 +144,7 @@ var metadataShape = sync.OnceValue(func() *shape {
 
 var serverSide = []string{
 	"uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
-	"managedFields", "ownerReferences", "finalizers", "selfLink",
+	"managedFields", "ownerReferences", "finalizers", "selfLink", "generateName",
 }
 
 var (
