@@ -22,13 +22,14 @@ func getCommand() *command {
 			"countersign get",
 			"countersign get ap -A",
 			"countersign get ap api-from-web -o yaml",
+			"countersign get gateways,httproutes -o yaml",
 			"countersign get ap -o json | jq -r '.items[].metadata.name'",
 			"countersign get -A -o json",
 		},
-		usage: "[KIND[/NAME] [NAME...]] [flags]",
+		usage: "[KIND[/NAME] [NAME...] | KIND,KIND...] [flags]",
 		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
-requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
-trustedissuers, delegationpolicies, ratelimits, singular or plural. YAML and
+requestauthentications (ra), workloads (wl), gateways (gtw), httproutes,
+apikeys, ratelimits, services (svc) and others, which get alone lists. YAML and
 JSON are what was applied, with the status where there is one, and apply takes
 them back; -A without KIND gives every object.`,
 		flags: func(f *flags) {
@@ -52,11 +53,17 @@ func (e *env) get(ctx context.Context, args []string) error {
 	case e.json:
 		format = "json"
 	}
-	if len(args) == 0 && e.all && slices.Contains([]string{"yaml", "json", "name"}, format) {
+	if len(args) == 0 && e.all && forPrograms(format) {
 		return e.everything(ctx, format)
 	}
 	if len(args) == 0 {
 		return e.countKinds(ctx, format)
+	}
+	if kinds := strings.Split(args[0], ","); len(kinds) > 1 {
+		if len(args) > 1 {
+			return usage("several KINDs are listed whole", "countersign get "+kinds[0]+" "+args[1])
+		}
+		return e.severalKinds(ctx, kinds, format)
 	}
 	kind, refs, err := e.objectNames(args)
 	if err != nil {
@@ -69,7 +76,7 @@ func (e *env) get(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains([]string{"yaml", "json", "name"}, format) {
+	if forPrograms(format) {
 		return e.printAs(format, objects, len(refs) == 1)
 	}
 	if len(objects) == 0 {
@@ -79,6 +86,46 @@ func (e *env) get(ctx context.Context, args []string) error {
 	}
 	if kind.Name == "PeerAuthentication" && len(refs) == 0 {
 		return e.noteStrict(ctx, objects)
+	}
+	return nil
+}
+
+// forPrograms reports an output that is read by programs.
+func forPrograms(format string) bool {
+	return slices.Contains([]string{"yaml", "json", "name"}, format)
+}
+
+// severalKinds is `get` of kinds with commas between them: a list, or a table of each.
+func (e *env) severalKinds(ctx context.Context, words []string, format string) error {
+	var all []admin.Object
+	tables := 0
+	for _, word := range words {
+		kind, err := kindOf(word)
+		if err != nil {
+			return err
+		}
+		objects, err := e.fetch(ctx, kind, nil, formOf(format))
+		switch {
+		case err != nil:
+			return err
+		case forPrograms(format):
+			all = append(all, objects...)
+			continue
+		case len(objects) == 0:
+			e.say("%s", e.none(kind))
+			continue
+		}
+		if tables++; tables > 1 {
+			if _, err := fmt.Fprintln(e.out); err != nil {
+				return err
+			}
+		}
+		if err := e.printObjects(kind, objects, format == "wide"); err != nil {
+			return err
+		}
+	}
+	if forPrograms(format) {
+		return e.printAs(format, all, false)
 	}
 	return nil
 }

@@ -95,7 +95,8 @@ func deleteCommand() *command {
 		usage: "KIND NAME... | KIND --all | -f FILE|DIR|- [flags]",
 		about: `KIND is one of authorizationpolicies (ap), peerauthentications (pa),
 requestauthentications (ra), workloads (wl), oauthclients, oauthresources,
-trustedissuers, delegationpolicies, ratelimits.
+trustedissuers, delegationpolicies, apikeys, ratelimits, or one of the Gateway
+API and what goes with it: see get.
 A Workload that is gone takes its identity with it: its programs have none from
 then on. An OAuthClient takes its secrets and tokens.`,
 		flags: func(f *flags) {
