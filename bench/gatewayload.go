@@ -55,7 +55,7 @@ func (c *caller) stream(ctx context.Context) error {
 	p := new(http.Protocols)
 	p.SetHTTP2(true)
 	tr := &http.Transport{
-		Protocols: p, TLSClientConfig: c.tls, DisableCompression: true,
+		Protocols: p, TLSClientConfig: c.tls.Clone(), DisableCompression: true,
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.edge.dial(ctx, c.addr, c.tls) },
 	}
 	defer tr.CloseIdleConnections()

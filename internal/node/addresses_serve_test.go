@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -46,10 +47,12 @@ func TestGatewayAddresses(t *testing.T) {
 
 // A port that was handed over is used in the place of bind, and by nobody else than the Gateway that has it there.
 func TestGatewayInherits(t *testing.T) {
-	m := newMesh(t)
-	ln := m.tcp("127.0.0.9:0")
-	at := ln.Addr().(*net.TCPAddr).AddrPort()
-	m.n.o.Addresses.Inherited = []Inherited{{File: m.file(ln), Addr: at.Addr(), Port: at.Port()}}
+	var at netip.AddrPort
+	m := newMesh(t, func(m *mesh, o *Options) {
+		ln := m.tcp("127.0.0.9:0")
+		at = ln.Addr().(*net.TCPAddr).AddrPort()
+		o.Addresses.Inherited = []Inherited{{File: m.file(ln), Addr: at.Addr(), Port: at.Port()}}
+	})
 	m.edge("edge", at.Port())
 	m.untilEdge("edge", "at 127.0.0.9\n", "Programmed=True")
 }

@@ -132,7 +132,7 @@ type mesh struct {
 	sealer *store.Sealer
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t *testing.T, edits ...func(*mesh, *Options)) *mesh {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cs") // short, for sockets
 	if err != nil {
@@ -168,8 +168,11 @@ func newMesh(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(lineage.Close)
-	m.n, err = New(Options{Dir: nodeDir, Lineage: lineage, Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}, CertificateDirs: []string{m.certs()}})
-	if err != nil {
+	o := Options{Dir: nodeDir, Lineage: lineage, Code: joinCode, Name: "a", Dial: m.dial(memory), Metrics: metrics, Log: log, Down: func() {}, CertificateDirs: []string{m.certs()}}
+	for _, edit := range edits {
+		edit(m, &o)
+	}
+	if m.n, err = New(o); err != nil {
 		t.Fatal(err)
 	}
 	m.end = m.serve(func(ctx context.Context, ready func()) error {
