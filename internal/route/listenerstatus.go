@@ -29,8 +29,12 @@ func (in *inspection) listeners(listeners []attached) []listenerState {
 	}
 	for i := range listeners {
 		for j := range listeners {
-			if i != j && out[i].overlap == (Refusal{}) && listeners[i].conflict == (conflict{}) && listeners[j].conflict == (conflict{}) {
-				out[i].overlap = overlap(listeners[i].listener, listeners[j].listener, out[i].names, out[j].names)
+			if i == j || out[i].overlap.Reason == overlappingCertificates || listeners[i].conflict != (conflict{}) || listeners[j].conflict != (conflict{}) {
+				continue
+			}
+			found := overlap(listeners[i].listener, listeners[j].listener, out[i].names, out[j].names)
+			if out[i].overlap == (Refusal{}) || found.Reason == overlappingCertificates {
+				out[i].overlap = found
 			}
 		}
 	}
@@ -61,24 +65,28 @@ func (c conflict) refusal(l *Listener) Refusal {
 // resolve follows the references of a listener. One certificate of several is
 // enough to serve; the condition names the first that is bad.
 func (in *inspection) resolve(l *Listener, s *listenerState) {
-	if l.Protocol != HTTPS || l.Own() {
+	switch {
+	case l.Protocol != HTTPS: // nobody looks for certificates of what is not served
 		s.usable = true
-	} else if l.Files != nil {
+	case l.Own():
+		s.usable = true
+		// One for all such listeners; who reserves names is not known here, and this is for a warning.
+		s.name(Certificate{Names: in.CertificateNames(func(string) bool { return false })})
+	case l.Files != nil:
 		c, read := in.own.Files[l.Name]
 		s.unread, s.usable = !read, read && c.usable()
 		s.name(c)
 		if c.Fault != "" {
 			s.refs = Refusal{"InvalidCertificateRef", fmt.Sprintf("listener %q: certificate files %s", l.Name, c.Fault)}
 		}
-	}
-	for _, ref := range l.Certificates {
-		c, refusal := ResolveCertificate(in.Gateway, ref, in.grants, in.facts)
-		if refusal == (Refusal{}) || c.Kept {
-			s.usable = true
-			s.name(c)
-		}
-		if s.refs == (Refusal{}) {
-			s.refs = refusal
+	default:
+		for _, ref := range l.Certificates {
+			c, refusal := ResolveCertificate(in.Gateway, ref, in.grants, in.facts)
+			if refusal == (Refusal{}) || c.Kept {
+				s.usable = true
+				s.name(c)
+			}
+			s.refs = cmp.Or(s.refs, refusal)
 		}
 	}
 	if _, bad := l.kinds(); bad != nil && s.refs == (Refusal{}) {
@@ -117,18 +125,21 @@ func (in *inspection) idle(a *attached, s *listenerState) Refusal {
 	return Refusal{}
 }
 
+const overlappingCertificates = "OverlappingCertificates"
+
 // overlap is what two listeners share under TLS, on which a client that
-// reuses its connection reaches the other (ListenerConditionOverlappingTLSConfig).
+// reuses its connection reaches the other; certificates before hostnames
+// (ListenerConditionOverlappingTLSConfig).
 func overlap(a, b *Listener, namesA, namesB map[string]bool) Refusal {
 	if a.Protocol != HTTPS || b.Protocol != HTTPS || a.Port != b.Port {
 		return Refusal{}
 	}
 	const text = "listeners %q and %q have %s that overlap; requests over a connection of the other get 421"
+	if covers(namesA, namesB) || covers(namesB, namesA) {
+		return Refusal{overlappingCertificates, fmt.Sprintf(text, a.Name, b.Name, "certificates")}
+	}
 	if _, ok := Intersect(a.Hostname, b.Hostname); ok {
 		return Refusal{"OverlappingHostnames", fmt.Sprintf(text, a.Name, b.Name, "hostnames")}
-	}
-	if a.Own() && b.Own() || covers(namesA, namesB) || covers(namesB, namesA) { // our own is one for all listeners
-		return Refusal{"OverlappingCertificates", fmt.Sprintf(text, a.Name, b.Name, "certificates")}
 	}
 	return Refusal{}
 }

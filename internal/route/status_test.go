@@ -141,7 +141,7 @@ func TestGatewayStatus(t *testing.T) {
 			[]string{unsupported},
 		},
 		{
-			"TLS is not served", []Listener{open("x", 443, protocolTLS, "")}, right, nil,
+			"TLS is not served, and nobody looks for its certificates", []Listener{certified(open("x", 443, protocolTLS, ""), secret("infra", "nothing"))}, right, nil,
 			"Accepted=False/ListenersNotValid Programmed=False/Invalid ResolvedRefs=True/ResolvedRefs",
 			[]string{unsupported},
 		},
@@ -287,10 +287,20 @@ func TestOverlappingTLSConfig(t *testing.T) {
 	}{
 		{
 			"hostnames, on their port alone",
-			[]Listener{open("foo", 443, HTTPS, "foo.x.test"), open("wild", 443, HTTPS, "*.x.test"), certified(open("no", 443, HTTPS, "y.test"), secret("infra", "deep")), open("port", 444, HTTPS, "foo.x.test")},
+			[]Listener{certified(open("foo", 443, HTTPS, "foo.x.test"), secret("infra", "other")), certified(open("wild", 443, HTTPS, "*.x.test"), secret("infra", "deep")), open("no", 443, HTTPS, "y.test"), open("port", 444, HTTPS, "foo.x.test")},
 			[]string{"OverlappingHostnames", "OverlappingHostnames", "", ""},
 		},
-		{"no hostname overlaps every one", []Listener{open("a", 443, HTTPS, "a.test"), open("b", 443, HTTPS, "")}, []string{"OverlappingHostnames", "OverlappingHostnames"}},
+		{"no hostname overlaps every one", []Listener{open("a", 443, HTTPS, "a.test"), certified(open("b", 443, HTTPS, ""), secret("infra", "deep"))}, []string{"OverlappingHostnames", "OverlappingHostnames"}},
+		{
+			"certificates before hostnames, with whichever listener",
+			[]Listener{certified(open("a", 443, HTTPS, "a.x.test"), secret("infra", "good")), certified(open("wild", 443, HTTPS, "*.x.test"), secret("infra", "deep")), certified(open("b", 443, HTTPS, "b.test"), secret("infra", "other"))},
+			[]string{"OverlappingCertificates", "OverlappingHostnames", "OverlappingCertificates"},
+		},
+		{
+			"a wildcard covers a name of our own",
+			[]Listener{open("own", 443, HTTPS, "a.x.test"), certified(open("b", 443, HTTPS, "b.test"), secret("infra", "good")), certified(open("c", 443, HTTPS, "c.test"), secret("infra", "deep"))},
+			[]string{"OverlappingCertificates", "OverlappingCertificates", ""},
+		},
 		{"our own is one for all", []Listener{open("a", 443, HTTPS, "a.test"), open("b", 443, HTTPS, "b.test"), open("c", 444, HTTPS, "c.test")}, []string{"OverlappingCertificates", "OverlappingCertificates", ""}},
 		{"HTTP has none", []Listener{open("a", 80, HTTP, "a.test"), open("b", 80, HTTP, "")}, []string{"", ""}},
 		{
