@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -93,14 +94,14 @@ func (n naiveWorld) route(r *HTTPRoute, out map[string]string) {
 		for _, filter := range list {
 			if e := filter.Extension; e != nil && (e.Kind != Kind{"countersign.dev", "RateLimit"} || e.Namespace != r.Namespace ||
 				!slices.ContainsFunc(n.o.Limits, func(l RateLimit) bool { return l.Name == e.Name })) {
-				refs = firstOf(refs, "InvalidKind")
+				refs = cmp.Or(refs, "InvalidKind")
 			}
 		}
 	}
 	for _, rule := range r.Rules {
 		filters(rule.Filters)
 		for _, b := range rule.Backends {
-			refs = firstOf(refs, n.backend(r, b))
+			refs = cmp.Or(refs, n.backend(r, b))
 			filters(b.Filters)
 		}
 	}

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,15 +29,6 @@ func truth(kind, wrong, good string) string {
 		return kind + "=False/" + wrong
 	}
 	return kind + "=True/" + good
-}
-
-func firstOf(reasons ...string) string {
-	for _, r := range reasons {
-		if r != "" {
-			return r
-		}
-	}
-	return ""
 }
 
 func (n naiveWorld) status() map[string]string {
@@ -182,15 +174,15 @@ func (n naiveWorld) listener(g *Gateway, i int) []string {
 		for _, to := range v.Authorities {
 			switch {
 			case to.Kind != Kind{"countersign.dev", "TrustDomain"}:
-				authority = firstOf(authority, "InvalidCACertificateKind")
+				authority = cmp.Or(authority, "InvalidCACertificateKind")
 			case n.f.TrustDomain == nil || !n.f.TrustDomain(to.Name.Name):
-				authority = firstOf(authority, "InvalidCACertificateRef")
+				authority = cmp.Or(authority, "InvalidCACertificateRef")
 			default:
 				none = "" // one good of several serves
 			}
 		}
 	}
-	refs := firstOf(certificate, kind, authority)
+	refs := cmp.Or(certificate, kind, authority)
 
 	// Accepted.
 	protocol, port := "", ""
@@ -200,7 +192,7 @@ func (n naiveWorld) listener(g *Gateway, i int) []string {
 	if facts.Ports[l.Port] != "" {
 		port = "PortUnavailable"
 	}
-	wrong := firstOf(conflict, protocol, port, none)
+	wrong := cmp.Or(conflict, protocol, port, none)
 
 	// Programmed: on a conflict its reason, for the suite looks.
 	_, bound := facts.Ports[l.Port]
@@ -229,7 +221,7 @@ func (n naiveWorld) listener(g *Gateway, i int) []string {
 
 // conflict is the table of 4.1; no listener of a conflict wins.
 func (n naiveWorld) conflict(g *Gateway, i int) string {
-	found := map[string]bool{}
+	protocol, hostname := "", ""
 	for j := range g.Listeners {
 		a, b := g.Listeners[i], g.Listeners[j]
 		if i == j || a.Port != b.Port {
@@ -240,18 +232,13 @@ func (n naiveWorld) conflict(g *Gateway, i int) string {
 		switch strings.Join(pair, "+") {
 		case "HTTP+HTTP", "HTTPS+HTTPS", "TLS+TLS", "HTTPS+TLS":
 			if a.Hostname == b.Hostname {
-				found["HostnameConflict"] = true
+				hostname = "HostnameConflict"
 			}
 		case "HTTP+HTTPS", "HTTP+TLS", "HTTP+TCP", "HTTPS+TCP", "TCP+TLS", "TCP+TCP":
-			found["ProtocolConflict"] = true
+			protocol = "ProtocolConflict"
 		}
 	}
-	for _, reason := range []string{"ProtocolConflict", "HostnameConflict"} {
-		if found[reason] {
-			return reason
-		}
-	}
-	return ""
+	return cmp.Or(protocol, hostname)
 }
 
 // certificate: files, else those referred to, else our own (12.1). One of several is enough, and a bad one in place of
@@ -267,11 +254,11 @@ func (n naiveWorld) certificate(g *Gateway, l *Listener) (wrong string, shown, u
 	for _, to := range l.Certificates {
 		switch {
 		case to.Kind != Kind{"", "Secret"}:
-			wrong = firstOf(wrong, "InvalidCertificateRef")
+			wrong = cmp.Or(wrong, "InvalidCertificateRef")
 		case to.Namespace != g.Namespace && !n.granted(g.Namespace, "Gateway", to):
-			wrong = firstOf(wrong, "RefNotPermitted")
+			wrong = cmp.Or(wrong, "RefNotPermitted")
 		case n.f.Secret == nil || n.f.Secret(to.Name).Fault != "":
-			wrong = firstOf(wrong, "InvalidCertificateRef")
+			wrong = cmp.Or(wrong, "InvalidCertificateRef")
 			shown = shown || n.f.Secret != nil && n.f.Secret(to.Name).Kept
 		default:
 			shown = true
@@ -343,7 +330,7 @@ func (n naiveWorld) overlap(g *Gateway, i int) string {
 			}
 		}
 	}
-	return firstOf(byCertificate, byName)
+	return cmp.Or(byCertificate, byName)
 }
 
 // names are those of the certificates that a listener shows. Our own is one SVID of the Gateway, with the hostnames of

@@ -113,10 +113,10 @@ func statusScene(rng *rand.Rand) (Objects, Facts) {
 		if one(8) {
 			own.AddressRefusal = Refusal{pick("AddressNotAssigned", "AddressNotUsable"), "is not here; write another"}
 		}
-		calm, many := one(2), one(2)
+		secure, kinds := one(2), one(2)
 		for j := range g.Listeners {
 			l := &g.Listeners[j]
-			if calm { // else most are in each other's way
+			if secure { // else protocols are in each other's way too often for certificates to overlap
 				l.Protocol = Protocol(pick("HTTPS", "HTTPS", "HTTPS", "TLS", "UDP"))
 			}
 			if l.Protocol == HTTPS || l.Protocol == protocolTLS {
@@ -135,7 +135,7 @@ func statusScene(rng *rand.Rand) (Objects, Facts) {
 					own.Files[l.Name] = f.secretNamed(pick("good", "exact", "kept", "bad"))
 				}
 			}
-			if many && one(4) {
+			if kinds && one(4) {
 				l.Kinds = []Kind{{pick(httpRouteKind.Group, "x.test"), "HTTPRoute"}, httpRouteKind, {httpRouteKind.Group, "TLSRoute"}}[rng.IntN(2):]
 			}
 			if l.Selector != nil && one(3) {
