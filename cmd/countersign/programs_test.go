@@ -127,6 +127,10 @@ func loseIdentity() {
 		res, err := client.Get("http://nobody/")
 		if err == nil {
 			res.Body.Close()
+			if err := os.WriteFile("served", nil, 0o600); err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
 			continue
 		}
 		failed++

@@ -38,7 +38,6 @@ func TestGatewayAPI(t *testing.T) {
 	if err := os.Mkdir(watched, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(watched, "class.yaml"), class)
 	write(t, filepath.Join(watched, "policy.yaml"), everybody)
 	p := &pods{t: t, echo: build(t, filepath.Join(work, "echo"), "sigs.k8s.io/gateway-api/conformance/echo-basic", "."), env: start(t, binary, work, watched)}
 	c := newCluster(t, binary, watched, p)
@@ -123,13 +122,6 @@ func build(t *testing.T, out, pkg, dir string) string {
 }
 
 func dial(address string) (net.Conn, error) { return net.DialTimeout("tcp", address, time.Second) }
-
-// class makes the class of the product a document too.
-const class = `apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: countersign}
-spec: {controllerName: countersign.dev/gateway}
-`
 
 const everybody = `apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

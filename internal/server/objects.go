@@ -490,6 +490,9 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 	if resource.ClusterScoped(q.Kind) {
 		q.Namespace = ""
 	}
+	if q.Kind == "GatewayClass" || q.Kind == "" && q.Namespace == "" && (q.Form == "json" || q.Form == "yaml") {
+		known = s.withBuiltIn(known)
+	}
 	out := admin.Objects{Objects: []admin.Object{}}
 	edge := sync.OnceValue(s.edge)
 	for _, key := range slices.Sorted(maps.Keys(known)) {
@@ -514,6 +517,24 @@ func (s *Server) objects(ctx context.Context, q admin.Query) (admin.Objects, err
 	}
 	return out, nil
 }
+
+// withBuiltIn adds the class that needs no document, where there is none of its name (gateway.md 2).
+func (s *Server) withBuiltIn(known map[string]catalog.Record) map[string]catalog.Record {
+	o := builtInClass()
+	key := catalog.Key(o.Kind, o.Namespace, o.Name)
+	if _, written := known[key]; written {
+		return known
+	}
+	known = maps.Clone(known)
+	known[key] = catalog.Record{Object: o, Created: s.started.Truncate(time.Second), Generation: 1}
+	return known
+}
+
+var builtInClass = sync.OnceValue(func() resource.Object {
+	const document = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: countersign}\nspec: {controllerName: countersign.dev/gateway}\n"
+	objects, _ := resource.Decode([]resource.File{{Name: "built in", Data: []byte(document)}}, resource.Options{})
+	return objects[0]
+})
 
 func (s *Server) shown(r catalog.Record, form string, edge func() *edgeStatus) (admin.Object, error) {
 	more := resource.Served{Created: r.Created, Version: fmt.Sprint(r.Last)}
