@@ -75,17 +75,21 @@ func (p *Proxy) listed(to netip.AddrPort) bool {
 
 // mayDial reports whether an address that an object named may be dialled.
 func (p *Proxy) mayDial(to netip.AddrPort) bool {
-	return !forbiddenAddr(to.Addr()) || p.listed(to) && !p.holds(to.Port())
+	return !forbiddenAddr(to.Addr()) || p.listed(to) && !p.holds(to)
 }
 
-// holds reports a port that a Gateway or a run listens on here: a stranger's request would come to it from this machine.
-func (p *Proxy) holds(port uint16) bool {
+// holds reports where a Gateway or a run listens here: a stranger's request would come to it from this machine.
+func (p *Proxy) holds(to netip.AddrPort) bool {
 	at := func(ln net.Listener) bool {
 		if ln == nil {
 			return false
 		}
-		addr, ok := ln.Addr().(*net.TCPAddr)
-		return ok && addr.AddrPort().Port() == port
+		tcp, ok := ln.Addr().(*net.TCPAddr)
+		if !ok || tcp.AddrPort().Port() != to.Port() {
+			return false
+		}
+		ip := tcp.AddrPort().Addr().Unmap()
+		return ip.IsUnspecified() || ip == to.Addr().Unmap()
 	}
 	return slices.ContainsFunc(p.all(), func(r *run) bool {
 		return at(r.Outbound) || slices.ContainsFunc(r.Listen, at) || slices.ContainsFunc(r.doors, func(d *door) bool { return at(d.Listener) })
