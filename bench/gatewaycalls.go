@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 )
 
 // EdgeRow is one number of connections, of one protocol.
@@ -47,7 +48,7 @@ func (s *stand) calls(ctx context.Context) (*Calls, error) {
 		return nil, err
 	}
 	if err := f.until(ctx, "api answers through the Gateway", func() bool {
-		t, err := f.load.drive(f.order("mesh.test", edgeID, false, 1, 0, 0))
+		t, err := f.load.drive(f.order("mesh.test", edgeID, false, 1, 0, 50*time.Millisecond))
 		return err == nil && t.Failed == 0 && t.All > 0
 	}); err != nil {
 		return nil, err
