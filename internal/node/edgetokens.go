@@ -123,6 +123,16 @@ func (s *edgeTokens) lineOf(gateway string, svid *proxy.SVID) *http.Transport {
 	return at.Transport
 }
 
+// leave forgets the line of a Gateway that is served here no more.
+func (s *edgeTokens) leave(gateway string) {
+	s.line.Lock()
+	defer s.line.Unlock()
+	if at := s.lines[gateway]; at != nil {
+		at.CloseIdleConnections()
+		delete(s.lines, gateway)
+	}
+}
+
 // hangUp ends the connections to a token service that may be another now.
 func (s *edgeTokens) hangUp() {
 	s.line.Lock()

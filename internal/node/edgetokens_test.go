@@ -203,3 +203,17 @@ func TestEdgeTokensAtATime(t *testing.T) {
 		c.edge(alice(), "token-1")
 	})
 }
+
+// A Gateway that is gone leaves nothing behind: whoever makes and deletes them fills no memory.
+func TestEdgeLinesEnd(t *testing.T) {
+	s := newEdgeTokens(nil)
+	s.lineOf("spiffe://cluster.local/ns/default/sa/edge", &proxy.SVID{Generation: 1})
+	s.leave("spiffe://cluster.local/ns/default/sa/other")
+	if len(s.lines) != 1 {
+		t.Fatalf("%d lines", len(s.lines))
+	}
+	s.leave("spiffe://cluster.local/ns/default/sa/edge")
+	if len(s.lines) != 0 {
+		t.Errorf("%d lines are left", len(s.lines))
+	}
+}

@@ -154,6 +154,9 @@ func (g *gateways) settle(ctx context.Context) {
 	for name := range g.held {
 		if !left[name] && !g.leaves(name) {
 			g.n.svids.release(name.String())
+			if id, err := identity.ForWorkload(g.n.td, name.Namespace, name.Name); err == nil {
+				g.n.edge.leave(id.String())
+			}
 			delete(g.held, name)
 		}
 	}
