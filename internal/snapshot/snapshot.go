@@ -11,6 +11,7 @@ package snapshot
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -297,11 +298,6 @@ func putEdge(o *route.Objects, put func(string, any) error, kept func(string, *r
 			return err
 		}
 	}
-	for _, g := range o.Gateways {
-		if err := put("gateway/"+g.String(), g); err != nil {
-			return err
-		}
-	}
 	for i := range o.Routes {
 		r := &o.Routes[i]
 		name := "httproute/" + r.String()
@@ -312,28 +308,20 @@ func putEdge(o *route.Objects, put func(string, any) error, kept func(string, *r
 			return err
 		}
 	}
-	for _, g := range o.Grants {
-		if err := put("referencegrant/"+g.String(), g); err != nil {
-			return err
-		}
-	}
-	for _, s := range o.Services {
-		if err := put("foreign/"+s.String(), s); err != nil {
-			return err
-		}
-	}
-	for _, e := range o.Endpoints {
-		if err := put("endpointslice/"+e.String(), e); err != nil {
-			return err
-		}
-	}
-	for _, l := range o.Limits {
-		if err := put("ratelimit/"+l.String(), l); err != nil {
-			return err
-		}
-	}
 	for name, labels := range o.Namespaces {
 		if err := put("namespace/"+name, labels); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		putAll("gateway/", o.Gateways, put), putAll("referencegrant/", o.Grants, put), putAll("foreign/", o.Services, put),
+		putAll("endpointslice/", o.Endpoints, put), putAll("ratelimit/", o.Limits, put),
+	)
+}
+
+func putAll[T fmt.Stringer](kind string, list []T, put func(string, any) error) error {
+	for _, o := range list {
+		if err := put(kind+o.String(), o); err != nil {
 			return err
 		}
 	}
